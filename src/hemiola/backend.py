@@ -1,0 +1,75 @@
+"""Which framework runs: `torch` or `mlx`; its devices and dtypes, and what to install when it is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from dataclasses import dataclass
+
+from hemiola.errors import BackendError
+
+BACKENDS = ("torch", "mlx")
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = {"torch": ("cpu", "cuda", "mps"), "mlx": ("cpu", "gpu")}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A choice that has been checked: framework, device and dtype, all by name."""
+
+    name: str
+    device: str
+    dtype: str
+
+
+def choose(name: str = "auto", device: str = "auto", dtype: str = "float32") -> Backend:
+    """Settle `auto` into names that work here, or raise BackendError with what to install or to ask for instead."""
+    name = _framework(name)
+    if dtype not in DTYPES:
+        raise BackendError(f"unknown dtype '{dtype}': one of {', '.join(DTYPES)}")
+    device = _device(name, device)
+    if (name, device, dtype) == ("torch", "cpu", "float16"):
+        raise BackendError("float16 is very slow on a CPU: use --dtype float32 or bfloat16")
+    return Backend(name, device, dtype)
+
+
+def installed(name: str) -> bool:
+    """Whether the framework can be imported; it is not imported to find out."""
+    return importlib.util.find_spec(name if name == "torch" else "mlx.core" if _has("mlx") else "mlx") is not None
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _framework(name: str) -> str:
+    if name == "auto":
+        order = ("mlx", "torch") if sys.platform == "darwin" and platform.machine() == "arm64" else ("torch", "mlx")
+        name = next((each for each in order if installed(each)), order[0])
+    if name not in BACKENDS:
+        raise BackendError(f"unknown backend '{name}': one of auto, {', '.join(BACKENDS)}")
+    if not installed(name):
+        raise BackendError(f"the {name} backend is not installed: pip install 'hemiola[{name}]'")
+    return name
+
+
+def _device(backend: str, device: str) -> str:
+    kind = device.partition(":")[0]
+    if device != "auto" and kind not in DEVICES[backend]:
+        raise BackendError(f"unknown device '{device}' for {backend}: one of auto, {', '.join(DEVICES[backend])}")
+    if backend == "mlx":
+        import mlx.core as mx
+
+        has_gpu = mx.metal.is_available() or (hasattr(mx, "cuda") and mx.cuda.is_available())
+        if device == "gpu" and not has_gpu:
+            raise BackendError("mlx has no gpu on this machine: use --device cpu")
+        return ("gpu" if has_gpu else "cpu") if device == "auto" else device
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(each for each in ("cuda", "mps", "cpu") if available[each])
+    if not available[kind]:
+        raise BackendError(f"torch has no {kind} on this machine: use --device cpu")
+    return device

@@ -1,0 +1,1 @@
+"""EnCodec: a neural audio codec, complete."""

@@ -1,0 +1,1 @@
+"""MusicGen: text encoder, decoder over codec tokens, and the decoding loop."""

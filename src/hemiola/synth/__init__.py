@@ -1,0 +1,1 @@
+"""Procedural music with known truth."""

@@ -1,0 +1,1 @@
+"""Training with Lightning: data, losses and one module per model."""

@@ -1,0 +1,1 @@
+"""Checkpoints: finding a folder of weights and reading tensors from it, strictly."""
