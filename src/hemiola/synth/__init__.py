@@ -1,1 +1,1 @@
-"""Procedural music with known truth."""
+"""Procedural music with known truth: `compose.compose(seed)` gives audio, a caption and what is true of both."""

@@ -1,0 +1,157 @@
+"""A score: who plays what and when, before any sound; and the truth that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hemiola.synth.harmony import Chord
+
+TICKS_PER_BEAT = 12  # fine enough for sixteenths (3), eighths (6) and triplets (4)
+BEATS_PER_BAR = 4
+TICKS_PER_BAR = TICKS_PER_BEAT * BEATS_PER_BAR
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What must be true of a piece; a field left None is drawn by the seed."""
+
+    tempo_bpm: int | None = None
+    key: str | None = None
+    mode: str | None = None
+    lead: str | None = None
+    drums: bool | None = None
+    kit: str | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note: start and length in ticks, MIDI pitch, velocity (0 to 1], and how late it comes (negative: early)."""
+
+    start_ticks: int
+    length_ticks: int
+    pitch: int
+    velocity: float = 0.8
+    late_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One stroke on a drum."""
+
+    start_ticks: int
+    drum: str
+    velocity: float = 0.8
+    late_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """The notes of one player: role is "lead", "chords" or "bass", instrument a name in `instruments.INSTRUMENTS`."""
+
+    role: str
+    instrument: str
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class Harmony:
+    """A chord and the ticks it lasts, [start, end)."""
+
+    start_ticks: int
+    end_ticks: int
+    chord: Chord
+
+
+@dataclass(frozen=True)
+class Score:
+    """A whole piece, planned: everything `render` and `describe` need. Events at or after `seconds` are not in it."""
+
+    seed: int
+    seconds: Fraction
+    tempo_bpm: int
+    key: str
+    mode: str
+    energy: str
+    swing_ticks: int
+    room: float
+    harmonies: tuple[Harmony, ...]
+    parts: tuple[Part, ...]
+    kit: str | None
+    hits: tuple[Hit, ...]
+
+    @property
+    def lead(self) -> str:
+        """The instrument that plays the melody."""
+        return self.parts[0].instrument
+
+    @property
+    def instruments(self) -> tuple[str, ...]:
+        """Every pitched instrument once, lead first."""
+        return tuple(dict.fromkeys(part.instrument for part in self.parts))
+
+    def when(self, ticks: int, late_ms: int = 0) -> Fraction:
+        """The moment of a tick, in seconds from the start."""
+        return Fraction(60 * ticks, TICKS_PER_BEAT * self.tempo_bpm) + Fraction(late_ms, 1000)
+
+
+@dataclass(frozen=True)
+class ChordSpan:
+    """A chord and the seconds it sounds, [start, end)."""
+
+    start_seconds: float
+    end_seconds: float
+    name: str
+    pitch_classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of a piece. Times are seconds from its start, ascending, and lie inside it.
+
+    `onset_seconds` holds every moment where a pitched note begins, `drum_onset_seconds` the strokes of each drum.
+    """
+
+    tempo_bpm: int
+    key: str
+    mode: str
+    lead: str
+    instruments: tuple[str, ...]
+    drums: bool
+    kit: str | None
+    energy: str
+    beat_seconds: tuple[float, ...]
+    onset_seconds: tuple[float, ...]
+    drum_onset_seconds: Mapping[str, tuple[float, ...]]
+    chords: tuple[ChordSpan, ...]
+
+
+def truth_of(score: Score) -> Truth:
+    """The truth that a score implies, in seconds."""
+    beats = range(0, score.harmonies[-1].end_ticks, TICKS_PER_BEAT)
+    onsets = {score.when(note.start_ticks, note.late_ms) for part in score.parts for note in part.notes}
+    drums: dict[str, list[float]] = {}
+    for hit in score.hits:
+        drums.setdefault(hit.drum, []).append(float(score.when(hit.start_ticks, hit.late_ms)))
+    return Truth(
+        tempo_bpm=score.tempo_bpm,
+        key=score.key,
+        mode=score.mode,
+        lead=score.lead,
+        instruments=score.instruments,
+        drums=score.kit is not None,
+        kit=score.kit,
+        energy=score.energy,
+        beat_seconds=tuple(float(score.when(tick)) for tick in beats if score.when(tick) < score.seconds),
+        onset_seconds=tuple(float(onset) for onset in sorted(onsets)),
+        drum_onset_seconds={drum: tuple(sorted(times)) for drum, times in drums.items()},
+        chords=tuple(_span(score, harmony) for harmony in score.harmonies),
+    )
+
+
+def _span(score: Score, harmony: Harmony) -> ChordSpan:
+    end = min(score.when(harmony.end_ticks), score.seconds)
+    return ChordSpan(
+        float(score.when(harmony.start_ticks)), float(end), harmony.chord.name, harmony.chord.pitch_classes
+    )
