@@ -1,0 +1,223 @@
+"""Sound files: read as and written from float32 [channels, samples], whole or not at all, never clipped in silence."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from hemiola.errors import AudioError, OutputError
+from hemiola.timebase import MAX_SECONDS
+
+# Extension -> libsndfile's format and, by our name, the encodings it can hold; the first is the default.
+FORMATS = {
+    ".wav": ("WAV", {"float": "FLOAT", "pcm16": "PCM_16", "pcm24": "PCM_24", "pcm32": "PCM_32"}),
+    ".flac": ("FLAC", {"pcm24": "PCM_24", "pcm16": "PCM_16"}),
+    ".ogg": ("OGG", {"vorbis": "VORBIS"}),
+    ".mp3": ("MP3", {"mp3": "MPEG_LAYER_III"}),
+}
+# Loudest sample that every integer format can hold.
+CEILING = 32767 / 32768
+
+_BLOCK = 1 << 16
+_WAV_BYTES = 1 << 32
+_VORBIS_HZ = 200_000
+_UNKNOWN = 1 << 62
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file that was written: where, how encoded, and by how many dB it had to be turned down (0.0: not at all)."""
+
+    path: Path
+    encoding: str
+    gain_db: float = 0.0
+
+
+def read(path: str | Path) -> tuple[np.ndarray, int]:
+    """A sound file -> (float32 [channels, samples], sample rate in Hz).
+
+    Raises AudioError when the file is missing, not audio, empty, cut short, longer than a day, larger than memory
+    allows, or holds values that are not finite.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise AudioError(f"{path} is not a file: name a sound file" if path.exists() else f"{path} does not exist")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path} is empty (0 bytes): export it again")
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            _refuse_cut_wav(path, file)
+            return _read_all(path, file), file.samplerate
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        cause = "may not be read: check its permissions" if not os.access(path, os.R_OK) else _unreadable(error)
+        raise AudioError(f"{path} {cause}") from error
+
+
+def write(
+    path: str | Path, samples: np.ndarray, sample_rate: int, *, encoding: str | None = None, force: bool = False
+) -> Saved:
+    """Write float32 [channels, samples] in the format that the extension names; the file appears whole or not at all.
+
+    `encoding` is one of the format's in FORMATS (default: the first). A float WAV keeps values past full scale; for
+    every other encoding a peak above 1 is turned down to CEILING, and the gain is in the result. Raises OutputError.
+    """
+    path = Path(path)
+    format_name, encoding, subtype = _format(path, encoding)
+    peak = float(np.abs(samples).max(initial=0.0))
+    gain = CEILING / peak if encoding != "float" and peak > 1 else 1.0
+    _refuse_size(path, samples.size * (2 if encoding == "pcm16" else 4), sample_rate)
+    with replacing(path, force=force) as temporary:
+        try:
+            with soundfile.SoundFile(
+                os.fsencode(temporary), "w", sample_rate, samples.shape[0], subtype, format=format_name
+            ) as file:
+                for start in range(0, samples.shape[1], _BLOCK):
+                    block = samples[:, start : start + _BLOCK].T * np.float32(gain)
+                    file.write(np.ascontiguousarray(_quantised(block, encoding)))
+            _confirm(temporary, samples.shape[1])
+            _forget_time(temporary)
+        except (soundfile.SoundFileError, AssertionError) as error:
+            shape = f"{samples.shape[0]} channels at {sample_rate} Hz"
+            raise OutputError(f"{path} cannot be written as {format_name}, {shape}: {_cause(error)}") from error
+    return Saved(path, encoding, 20 * math.log10(gain))
+
+
+@contextmanager
+def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Lend a temporary path in the same folder, and move it to `path` when the block ends well; else nothing is left.
+
+    An existing file is only replaced when `force` is set. Raises OutputError for that, and for a folder that is
+    missing or may not be written.
+    """
+    path = Path(path)
+    temporary = path.parent / f".hemiola-{secrets.token_hex(4)}{path.suffix}"
+    try:
+        _refuse_place(path, force)
+        yield temporary
+        _refuse_place(path, force)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        # After success there is nothing of that name; after anything else, Ctrl-C included, it must not stay.
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_place(path: Path, force: bool) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist: create it first")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is not a regular file: name another")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists: pass --force to replace it, or name another")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"the folder {path.parent} may not be written: check its permissions")
+
+
+def _format(path: Path, encoding: str | None) -> tuple[str, str, str]:
+    if path.suffix.lower() not in FORMATS:
+        raise OutputError(f"{path} does not name a format: end it in {', '.join(FORMATS)}")
+    name, encodings = FORMATS[path.suffix.lower()]
+    encoding = encoding or next(iter(encodings))
+    if encoding not in encodings:
+        raise OutputError(f"{name} cannot hold encoding '{encoding}': one of {', '.join(encodings)}")
+    return name, encoding, encodings[encoding]
+
+
+def _refuse_size(path: Path, size: int, sample_rate: int) -> None:
+    if path.suffix.lower() == ".wav" and size > _WAV_BYTES - 4096:
+        raise OutputError(f"{path} would pass the 4 GiB that a WAV can hold: save as .flac")
+    # libsndfile crashes the whole process above this rate instead of refusing it.
+    if path.suffix.lower() == ".ogg" and sample_rate > _VORBIS_HZ:
+        raise OutputError(f"OGG cannot hold {sample_rate} Hz ({_VORBIS_HZ} at most): resample it, or save as .wav")
+
+
+def _quantised(block: np.ndarray, encoding: str) -> np.ndarray:
+    """Round to the nearest step, which libsndfile does not (it cuts), so that what was read from a file survives."""
+    if not encoding.startswith("pcm"):
+        return block
+    bits = int(encoding.removeprefix("pcm"))
+    full = 1 << (bits - 1)
+    steps = np.clip(np.rint(block.astype(np.float64) * full), -full, full - 1)
+    return steps.astype(np.int32) << (32 - bits)
+
+
+def _confirm(path: Path, length: int) -> None:
+    written = soundfile.info(os.fsencode(path)).frames
+    if written != length:
+        raise OSError(f"only {written} of {length} samples arrived")
+
+
+def _forget_time(path: Path) -> None:
+    """Blank the time of writing that libsndfile puts into a float WAV: the same sound is the same bytes."""
+    with path.open("r+b") as file:
+        peak_chunk = file.read(256).find(b"PEAK") if path.suffix.lower() == ".wav" else -1
+        if peak_chunk >= 0:
+            file.seek(peak_chunk + 12)  # after the chunk's name, size and version
+            file.write(bytes(4))
+
+
+def _cause(error: Exception) -> str:
+    text = str(error).partition(": ")[2] or str(error)
+    if "System error" in text:
+        return "the disk may be full"
+    return "too many channels for it; save as .wav" if "not recognised" in text else text.rstrip(".")
+
+
+def _unreadable(error: Exception) -> str:
+    text = str(error)
+    if any(sign in text for sign in ("not recognised", "samplerate must be", "not a regular file")):
+        return "is not audio that can be read (wav, flac, ogg, mp3, aiff): convert it first, with ffmpeg for one"
+    return f"is damaged or cut short ({text.rpartition(': ')[2].rstrip('.')}): export it again"
+
+
+def _read_all(path: Path, file: soundfile.SoundFile) -> np.ndarray:
+    declared = file.frames
+    if declared >= _UNKNOWN:
+        raise AudioError(f"{path} is a stream that does not say how long it is: convert it, with ffmpeg for one")
+    _refuse_length(path, file, declared)
+    # All at once: soundfile seeks after every block, which an MP3 answers with other samples.
+    samples = np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T)
+    length = samples.shape[1]
+    if not length:
+        raise AudioError(f"{path} holds no samples: export it again")
+    # The length of an MP3 without a header is a guess; anything else knows.
+    slack = max(file.samplerate, declared // 100) if file.format == "MP3" else 0
+    if length + slack < declared:
+        raise AudioError(f"{path} is cut short: {length} of {declared} samples are there; export it again")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path} holds values that are not finite (NaN or infinity): export it again")
+    return samples
+
+
+def _refuse_length(path: Path, file: soundfile.SoundFile, length: int) -> None:
+    if length > MAX_SECONDS * file.samplerate:
+        raise AudioError(f"{path} is longer than a day: cut it first")
+    needed = length * file.channels * 4 * 2
+    if needed > _memory_bytes() // 2:
+        raise AudioError(f"{path} needs {needed / 2**30:.0f} GiB of memory, too much for this machine: cut it first")
+
+
+def _refuse_cut_wav(path: Path, file: soundfile.SoundFile) -> None:
+    """libsndfile mends a WAV that ends early and only logs it; sizes near the limit mean a stream of any length."""
+    found = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if found and int(found[2]) < int(found[1]) < 0x7FFFF000:
+        raise AudioError(f"{path} is cut short: {found[2]} of {found[1]} bytes are there; export it again")
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30

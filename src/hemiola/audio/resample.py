@@ -1,0 +1,30 @@
+"""Resampling to an exact length."""
+
+from __future__ import annotations
+
+import numpy as np
+import soxr
+
+from hemiola.errors import AudioError
+from hemiola.timebase import Timebase
+
+
+def resampled_length(length: int, from_hz: int, to_hz: int) -> int:
+    """Samples at `to_hz` that last nearest to `length` samples at `from_hz`: a half rounds up, and one is the least."""
+    return max(1, Timebase(to_hz, 1).samples(Timebase(from_hz, 1).seconds(length)))
+
+
+def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Float32 [channels, n] at `from_hz` -> float32 [channels, resampled_length(n)] at `to_hz`; soxr, quality HQ.
+
+    Raises AudioError for a rate that is not a positive whole number, or one that soxr cannot reach.
+    """
+    try:
+        length = resampled_length(samples.shape[1], from_hz, to_hz)
+        if from_hz == to_hz:
+            return samples
+        heard = soxr.resample(samples.T, from_hz, to_hz, quality="HQ").T[:, :length]
+    except (ValueError, RuntimeError) as error:
+        raise AudioError(f"cannot resample from {from_hz} to {to_hz} Hz: {error}") from error
+    missing = length - heard.shape[1]
+    return np.ascontiguousarray(np.pad(heard, ((0, 0), (0, missing))), dtype=np.float32)
