@@ -23,15 +23,15 @@ class Kit:
     hat_seconds: float
     level_db: float
     levels: tuple[tuple[str, float], ...] = (
-        ("kick", 1.0), ("snare", 0.6), ("clap", 0.6), ("hat", 0.22), ("open", 0.25), ("tom", 0.5),
+        ("kick", 1.0), ("snare", 0.6), ("clap", 0.6), ("hat", 0.14), ("open", 0.15), ("tom", 0.5),
     )  # fmt: skip
 
 
 KIT_SOUNDS: dict[str, Kit] = {
-    "soft": Kit(62, 0.12, 0.1, 190, 0.09, 0.03, level_db=-5),
-    "acoustic": Kit(58, 0.14, 0.35, 185, 0.12, 0.045, level_db=0),
-    "electronic": Kit(48, 0.26, 0.25, 230, 0.10, 0.025, level_db=0.5),
-    "driving": Kit(54, 0.17, 0.6, 200, 0.15, 0.05, level_db=2.5),
+    "soft": Kit(62, 0.12, 0.1, 190, 0.04, 0.02, level_db=-5),
+    "acoustic": Kit(58, 0.14, 0.35, 185, 0.06, 0.03, level_db=0),
+    "electronic": Kit(48, 0.26, 0.25, 230, 0.05, 0.018, level_db=0.5),
+    "driving": Kit(54, 0.17, 0.6, 200, 0.08, 0.03, level_db=2.5),
 }
 
 
@@ -60,13 +60,13 @@ def _snare(kit: Kit, rate: int) -> np.ndarray:
     t = _moments(6 * kit.snare_seconds, rate)
     shell = np.sin(2 * math.pi * kit.snare_hz * t) + 0.6 * np.sin(2 * math.pi * 1.6 * kit.snare_hz * t)
     wires = _high_passed(_noise(len(t), 2), 1500, rate)
-    return 0.6 * shell * np.exp(-t / 0.05) + 0.7 * wires * np.exp(-t / kit.snare_seconds)
+    return 0.8 * shell * np.exp(-t / 0.06) + 0.4 * wires * np.exp(-t / kit.snare_seconds)
 
 
 def _clap(kit: Kit, rate: int) -> np.ndarray:
     t = _moments(0.5, rate)
     hands = sum(np.where(t >= late, np.exp(-(t - late) / 0.006), 0) for late in (0.0, 0.011, 0.023))
-    tail = np.where(t >= 0.03, 0.7 * np.exp(-(t - 0.03) / 0.07), 0)
+    tail = np.where(t >= 0.03, 0.7 * np.exp(-(t - 0.03) / 0.045), 0)
     return _high_passed(_noise(len(t), 3), 900, rate) * (hands + tail)
 
 
@@ -77,7 +77,7 @@ def _hat(kit: Kit, rate: int) -> np.ndarray:
 
 def _open_hat(kit: Kit, rate: int) -> np.ndarray:
     t = _moments(0.5, rate)
-    return _high_passed(_noise(len(t), 5), 5500, rate) * np.exp(-t / 0.11)
+    return _high_passed(_noise(len(t), 5), 5500, rate) * np.exp(-t / 0.08)
 
 
 def _tom(kit: Kit, rate: int) -> np.ndarray:

@@ -18,10 +18,10 @@ _DRUMS_DB = -1.0
 _PAN = {"lead": 0.0, "chords": -0.45, "bass": 0.0, "drums": 0.2}
 _RMS = 0.13
 _KNEE, _CEILING = 0.6, 0.88  # from the knee up peaks are bent, so that none passes the ceiling
-_LOWEST_HZ = 25.0
 _FADE_SECONDS = "0.008"
-_TAIL_SECONDS = "0.3"
 _ROOM_SEED = 1792
+_ECHOES = 28
+_ROOM_SECONDS, _NEAREST_WALL_SECONDS = 0.2, 0.004
 
 
 def render(score: Score, *, sample_rate: int = 32000, channels: int = 1) -> np.ndarray:
@@ -40,7 +40,7 @@ def render(score: Score, *, sample_rate: int = 32000, channels: int = 1) -> np.n
     if score.kit:
         level = _DRUMS_DB + KIT_SOUNDS[score.kit].level_db
         _mix_in(mix, _sound_hits(score, base, samples), level, _PAN["drums"])
-    return _finished(_in_room(mix, score.room, sample_rate), base)
+    return _finished(_in_room(mix, score.room, base), base)
 
 
 def _sound_part(part: Part, score: Score, base: Timebase, samples: int) -> np.ndarray:
@@ -86,39 +86,29 @@ def _mix_in(mix: np.ndarray, bus: np.ndarray, level_db: float, pan: float) -> No
         mix[channel] += np.float32(gain * side * math.sqrt(2)) * bus
 
 
-def _in_room(mix: np.ndarray, wet: float, sample_rate: int) -> np.ndarray:
-    """The mix with early reflections and a short tail, and without anything below hearing."""
-    length = mix.shape[-1]
-    tail = Timebase(sample_rate, 1).samples(_TAIL_SECONDS)
-    size = _quick_size(length + tail)
-    out = np.empty_like(mix)
+def _in_room(mix: np.ndarray, wet: float, base: Timebase) -> np.ndarray:
+    """The mix with a short reverberation: few echoes of either sign, thinning out (velvet noise)."""
+    out = mix.copy()
     for channel, dry in enumerate(mix):
-        direct, room = _responses(channel, size, sample_rate)
-        spectrum = np.fft.rfft(dry, size) * (direct + np.float32(wet) * room)
-        out[channel] = np.fft.irfft(spectrum, size)[:length]
+        for delay, gain in _echoes(channel, base):
+            if delay < len(dry):
+                out[channel, delay:] += np.float32(wet * gain) * dry[: len(dry) - delay]
     return out
 
 
-@lru_cache(maxsize=4)
-def _responses(channel: int, size: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Spectra [size // 2 + 1] of the direct sound (a low cut, float32) and the room (dying noise, complex64)."""
-    hz = np.fft.rfftfreq(size, 1 / sample_rate)
-    direct = hz**2 / (hz**2 + _LOWEST_HZ**2)
-    seconds = np.arange(max(1, Timebase(sample_rate, 1).samples(_TAIL_SECONDS))) / sample_rate
-    noise = np.random.Generator(np.random.PCG64([_ROOM_SEED, channel])).standard_normal(len(seconds))
-    echoes = noise * np.exp(-seconds / 0.06) * np.minimum(seconds / 0.004, 1)
-    echoes /= np.linalg.norm(echoes) + 1e-9
-    return direct.astype(np.float32), (direct * np.fft.rfft(echoes, size)).astype(np.complex64)
-
-
-def _quick_size(samples: int) -> int:
-    """The least 2^a * 3 or 2^a at or above `samples`: sizes whose FFT is quick."""
-    power = 1 << (samples - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and power * 3 // 4 >= samples else power
+@lru_cache(maxsize=8)
+def _echoes(channel: int, base: Timebase) -> tuple[tuple[int, float], ...]:
+    """Delay in samples and gain of each echo; the gains have unit energy."""
+    rng = np.random.Generator(np.random.PCG64([_ROOM_SEED, channel]))
+    seconds = (np.arange(_ECHOES) + rng.random(_ECHOES)) * (_ROOM_SECONDS / _ECHOES) + _NEAREST_WALL_SECONDS
+    gains = rng.choice((-1.0, 1.0), _ECHOES) * np.exp(-seconds / (_ROOM_SECONDS / 3))
+    gains /= np.linalg.norm(gains)
+    return tuple((base.samples(float(late)), float(gain)) for late, gain in zip(seconds, gains))
 
 
 def _finished(mix: np.ndarray, base: Timebase) -> np.ndarray:
     """Even loudness, peaks bent under the ceiling, and a short fade so that the cut at the end does not click."""
+    mix -= mix.mean(axis=-1, keepdims=True)
     mix *= np.float32(_RMS / max(_rms(mix), 1e-9))
     size = np.abs(mix)
     loud = size > _KNEE

@@ -93,7 +93,8 @@ class Score:
 
     def when(self, ticks: int, late_ms: int = 0) -> Fraction:
         """The moment of a tick, in seconds from the start."""
-        return Fraction(60 * ticks, TICKS_PER_BEAT * self.tempo_bpm) + Fraction(late_ms, 1000)
+        ticks_a_minute = TICKS_PER_BEAT * self.tempo_bpm
+        return Fraction(60_000 * ticks + ticks_a_minute * late_ms, 1000 * ticks_a_minute)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Truth:
 def truth_of(score: Score) -> Truth:
     """The truth that a score implies, in seconds."""
     beats = range(0, score.harmonies[-1].end_ticks, TICKS_PER_BEAT)
-    onsets = {score.when(note.start_ticks, note.late_ms) for part in score.parts for note in part.notes}
+    onsets = {(note.start_ticks, note.late_ms) for part in score.parts for note in part.notes}
     drums: dict[str, list[float]] = {}
     for hit in score.hits:
         drums.setdefault(hit.drum, []).append(float(score.when(hit.start_ticks, hit.late_ms)))
@@ -144,7 +145,7 @@ def truth_of(score: Score) -> Truth:
         kit=score.kit,
         energy=score.energy,
         beat_seconds=tuple(float(score.when(tick)) for tick in beats if score.when(tick) < score.seconds),
-        onset_seconds=tuple(float(onset) for onset in sorted(onsets)),
+        onset_seconds=tuple(sorted({float(score.when(*onset)) for onset in onsets})),
         drum_onset_seconds={drum: tuple(sorted(times)) for drum, times in drums.items()},
         chords=tuple(_span(score, harmony) for harmony in score.harmonies),
     )
