@@ -59,7 +59,7 @@ def _anchor(scale: Scale, compass: tuple[int, int], rng: np.random.Generator) ->
     """The degree where phrases start: tonic, third or fifth near the middle of the compass."""
     middle = (compass[0] + compass[1]) // 2
     octave = round((middle - scale.pitch(2)) / 12)
-    return 7 * octave + int(rng.choice((0, 2, 4)))
+    return 7 * octave + int(rng.choice((0, 0, 2, 4)))
 
 
 def _phrase(
