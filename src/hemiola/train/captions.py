@@ -1,0 +1,32 @@
+"""A word-level tokenizer learned from captions, written as tokenizer.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+WORD = r"\p{L}+#?|\p{N}+"  # "C#" is one word; other punctuation says nothing
+
+
+def learn_tokenizer(captions: Iterable[str], words: int) -> Tokenizer:
+    """The `words` most frequent lower-case words of the captions; a number is one word, ids 0, 1, 2 are pad, end, unknown.
+
+    Every text ends with the end token, as T5's do.
+    """
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))[: words - 3]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([PAD, END, UNKNOWN, *ranked])}, UNKNOWN))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.add_special_tokens([PAD, END, UNKNOWN])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A {END} $B {END}", special_tokens=[(END, 1)]
+    )
+    return tokenizer

@@ -1,0 +1,166 @@
+"""Training an EnCodec: reconstruction, mel and adversarial losses, balanced, with learning codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from hemiola.codec.config import EncodecConfig
+from hemiola.codec.encodec_torch import Encodec, save
+from hemiola.train import losses
+from hemiola.train.codebooks import CodebookTrainer
+from hemiola.train.discriminators import MultiScaleDiscriminator
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """What a codec is trained with. Loss weights are shares of the update (see losses.Balancer); 0 switches one off."""
+
+    losses: Mapping[str, float] = field(default_factory=lambda: {"waveform": 0.1, "mel": 2.0, "adversarial": 4.0, "features": 4.0})
+    commitment: float = 0.25
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+    steps: int = 300_000
+    warmup_steps: int = 100
+    adversarial_from: int = 0
+    mel_windows: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    discriminator_filters: int = 32
+    quantiser_warmup_steps: int = 100
+    codebook_decay: float = 0.99
+    seed: int = 0
+
+
+class CodecTraining(L.LightningModule):
+    """Batches are audio float32 [B, C, samples]."""
+
+    def __init__(self, codec: Encodec, recipe: CodecRecipe) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.codec, self.recipe = codec, recipe
+        self.config: EncodecConfig = codec.config
+        self.balancer = losses.Balancer(recipe.losses)
+        embeds = [layer.codebook.embed for layer in codec.quantizer.layers]
+        self.codebooks = CodebookTrainer(
+            embeds, decay=recipe.codebook_decay, warmup_steps=recipe.quantiser_warmup_steps, seed=recipe.seed
+        )
+        adversarial = recipe.losses.get("adversarial", 0) or recipe.losses.get("features", 0)
+        self.discriminator = (
+            MultiScaleDiscriminator(self.config.channels, recipe.discriminator_windows, recipe.discriminator_filters)
+            if adversarial
+            else None
+        )
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the codec and, where there is one, for the discriminator."""
+        parts = [self.codec] if self.discriminator is None else [self.codec, self.discriminator]
+        settings = {"lr": self.recipe.learning_rate, "betas": self.recipe.betas}
+        return [torch.optim.Adam(part.parameters(), **settings) for part in parts]
+
+    def training_step(self, audio: Tensor, batch_idx: int) -> None:
+        """One update of the discriminator (when it is on) and one of the codec."""
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers:
+            self._schedule(optimizer, batch_idx)
+        output, commitment = self.reconstruct(audio, self._codebooks_for_step(batch_idx))
+        on = self._adversarial_on(batch_idx)
+        if on:
+            self._update(optimizers[1], self._discriminator_loss(audio, output.detach()))
+        terms = losses.weighted(self._terms(audio, output), self._active_weights(on))
+        self._update_codec(optimizers[0], output, terms, commitment)
+        self.log_dict({**{f"train/{name}": value.detach() for name, value in terms.items()}, "train/commitment": commitment.detach()})
+
+    def reconstruct(self, audio: Tensor, codebooks: int) -> tuple[Tensor, Tensor]:
+        """Audio -> (audio through the quantised codec, commitment loss)."""
+        quantised, commitment = self.codebooks(self.codec.latents(audio), codebooks)
+        return self.codec.synthesize(quantised)[..., : audio.shape[-1]], commitment
+
+    def validation_step(self, audio: Tensor, batch_idx: int) -> None:
+        """Mel distance and SI-SDR in dB on held-out audio, and how much of each codebook is in use."""
+        output, _ = self.reconstruct(audio, len(self.codebooks.embeds))
+        mel = losses.multi_scale_mel(output, audio, self.config.sampling_rate, self.recipe.mel_windows)
+        self.log_dict({"valid/mel": mel, "valid/si_sdr_db": si_sdr_db(output, audio)}, sync_dist=True)
+        self.log("valid/codebook_use", self.codebooks.usage().mean(), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the balancer's running norms beside the parameters."""
+        checkpoint["balancer"] = self.balancer.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the balancer's running norms back."""
+        self.balancer.load_state_dict(checkpoint["balancer"])
+
+    def export(self, folder: Path) -> None:
+        """Write the codec as a checkpoint folder in Hugging Face's layout."""
+        save(self.codec, folder)
+
+    def _terms(self, audio: Tensor, output: Tensor) -> dict[str, Any]:
+        judged: dict[str, Any] = {}
+
+        def judge(which: Tensor, key: str) -> Any:
+            if key not in judged:
+                judged[key] = self.discriminator(which)
+            return judged[key]
+
+        return {
+            "waveform": lambda: losses.waveform_l1(output, audio),
+            "mel": lambda: losses.multi_scale_mel(output, audio, self.config.sampling_rate, self.recipe.mel_windows),
+            "adversarial": lambda: losses.hinge_generator(judge(output, "fake")[0]),
+            "features": lambda: losses.feature_matching(judge(audio, "real")[1], judge(output, "fake")[1]),
+        }
+
+    def _discriminator_loss(self, audio: Tensor, output: Tensor) -> Tensor:
+        return losses.hinge_discriminator(self.discriminator(audio)[0], self.discriminator(output)[0])
+
+    def _update(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def _update_codec(self, optimizer: Any, output: Tensor, terms: dict[str, Tensor], commitment: Tensor) -> None:
+        optimizer.zero_grad()
+        gradient = self.balancer.gradient(terms, output)
+        # One backward pass for both: the balanced gradient enters at the output, commitment at the latents.
+        self.manual_backward((output * gradient.detach()).sum() + self.recipe.commitment * commitment)
+        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        optimizer.step()
+
+    def _schedule(self, optimizer: Any, step: int) -> None:
+        """Linear warm-up, then a cosine to a tenth."""
+        recipe = self.recipe
+        warm = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+        cosine = 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * min(1.0, step / recipe.steps))))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * warm * cosine
+
+    def _adversarial_on(self, step: int) -> bool:
+        return self.discriminator is not None and step >= self.recipe.adversarial_from
+
+    def _active_weights(self, adversarial_on: bool) -> dict[str, float]:
+        weights = dict(self.recipe.losses)
+        if not adversarial_on:
+            weights.update(adversarial=0.0, features=0.0)
+        return weights
+
+    def _codebooks_for_step(self, step: int) -> int:
+        """A bandwidth drawn by step, the same on every rank, so each prefix of the codebooks is of use."""
+        choices = [self.config.codebooks_for(kbps) for kbps in self.config.target_bandwidths]
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
+        return choices[int(torch.randint(len(choices), (1,), generator=generator))]
+
+
+def si_sdr_db(output: Tensor, reference: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio in dB of audio [B, C, samples], averaged (Le Roux et al., 2019)."""
+    output, reference = (each - each.mean(-1, keepdim=True) for each in (output, reference))
+    scale = (output * reference).sum(-1, keepdim=True) / (reference.square().sum(-1, keepdim=True) + 1e-8)
+    target = scale * reference
+    noise = output - target
+    ratio = target.square().sum(-1) / (noise.square().sum(-1) + 1e-8)
+    return (10 * torch.log10(ratio + 1e-8)).mean()

@@ -1,0 +1,146 @@
+"""Training data: folders of audio clips with captions, and the order in which a run sees them.
+
+A clip folder holds audio files and, beside them, `captions.jsonl` ({"file", "caption", ...} a line) or one `.txt` a clip.
+What step k of a run sees is a pure function of (seed, k), so a resumed run goes on exactly, on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import soundfile
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hemiola.audio.resample import resample
+from hemiola.errors import AudioError, InputError
+from hemiola.timebase import Seconds, Timebase
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio file of a clip folder with its caption (empty where there is none)."""
+
+    path: Path
+    caption: str
+    samples: int
+    sample_rate: int
+
+
+def clips(folder: Path) -> list[Clip]:
+    """Every readable audio file below `folder`, in name order; raises InputError when there is none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no such folder of audio: {folder}")
+    captions = _captions(folder)
+    found = []
+    for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in AUDIO_SUFFIXES):
+        try:
+            info = soundfile.info(path)
+        except (soundfile.LibsndfileError, OSError):
+            continue
+        text = captions.get(path.relative_to(folder).as_posix()) or _text_beside(path)
+        found.append(Clip(path, text, info.frames, info.samplerate))
+    if not found:
+        raise InputError(f"no audio that can be read in {folder}: expected {', '.join(AUDIO_SUFFIXES)}")
+    return found
+
+
+def _captions(folder: Path) -> dict[str, str]:
+    listing = folder / "captions.jsonl"
+    if not listing.exists():
+        return {}
+    rows = (json.loads(line) for line in listing.read_text("utf-8").splitlines() if line.strip())
+    return {row["file"]: row["caption"] for row in rows}
+
+
+def _text_beside(path: Path) -> str:
+    beside = path.with_suffix(".txt")
+    return beside.read_text("utf-8").strip() if beside.exists() else ""
+
+
+class Segments(Dataset):
+    """Random segments of clips: item i is drawn by (seed, i) alone. Gives float32 [channels, samples]."""
+
+    def __init__(self, clips: Sequence[Clip], timebase: Timebase, seconds: Seconds, channels: int, seed: int) -> None:
+        self.samples = timebase.samples(seconds)
+        self.clips = [clip for clip in clips if clip.samples * timebase.sample_rate >= self.samples * clip.sample_rate]
+        if not self.clips:
+            raise InputError(f"no clip is as long as a training segment of {seconds} s: make segments shorter")
+        self.sample_rate, self.channels, self.seed = timebase.sample_rate, channels, seed
+
+    def __len__(self) -> int:
+        """One item a clip; a training run asks for items beyond it, a validation does not."""
+        return len(self.clips)
+
+    def __getitem__(self, item: int) -> torch.Tensor:
+        rng = np.random.default_rng((self.seed, item))
+        clip = self.clips[rng.integers(len(self.clips))]
+        wanted = -(-self.samples * clip.sample_rate // self.sample_rate)
+        start = int(rng.integers(clip.samples - wanted + 1))
+        audio, _ = soundfile.read(clip.path, wanted, start, dtype="float32", always_2d=True)
+        if not np.isfinite(audio).all():
+            raise AudioError(f"{clip.path} holds samples that are not finite: mend or remove it")
+        mixed = _to_channels(np.ascontiguousarray(audio.T), self.channels)
+        if clip.sample_rate != self.sample_rate:
+            mixed = resample(mixed, clip.sample_rate, self.sample_rate)
+        return torch.from_numpy(np.ascontiguousarray(mixed[:, : self.samples]))
+
+
+def _to_channels(audio: np.ndarray, channels: int) -> np.ndarray:
+    if audio.shape[0] == channels:
+        return audio
+    return np.repeat(audio.mean(0, keepdims=True, dtype=np.float32), channels, axis=0)
+
+
+class StepOrder(Sampler):
+    """Item numbers by step: rank r of W takes its share of global batch k, from any step on.
+
+    The length is that of the whole run, whichever step it starts from: Lightning counts what came before as seen.
+    """
+
+    def __init__(self, steps: int, batch: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
+        if batch % world:
+            raise InputError(f"a global batch of {batch} cannot be shared by {world} processes")
+        self.steps, self.batch, self.rank, self.world, self.start = steps, batch, rank, world, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch // self.world
+        for step in range(self.start, self.steps):
+            first = step * self.batch + self.rank * share
+            yield list(range(first, first + share))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class StepData(L.LightningDataModule):
+    """Feeds a run by step number; `batch` is global, shared evenly by the ranks."""
+
+    def __init__(self, train: Dataset, valid: Dataset | None, *, steps: int, batch: int, workers: int = 0) -> None:
+        super().__init__()
+        self.train, self.valid = train, valid
+        self.steps, self.batch, self.workers = steps, batch, workers
+
+    def train_dataloader(self) -> DataLoader:
+        """All steps that are left of the run."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        start = trainer.fit_loop.epoch_loop.batch_progress.current.completed if trainer else 0
+        order = StepOrder(self.steps, self.batch, rank, world, start)
+        collate = getattr(self.train, "collate", None)
+        return DataLoader(self.train, batch_sampler=order, num_workers=self.workers, collate_fn=collate)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """The validation items in order, the same on every rank."""
+        if self.valid is None:
+            return []
+        collate = getattr(self.valid, "collate", None)
+        return DataLoader(self.valid, batch_size=self.batch, collate_fn=collate)

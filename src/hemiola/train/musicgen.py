@@ -1,0 +1,88 @@
+"""Training a MusicGen: text encoder and decoder together, cross-entropy over the places that hold a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.t5_torch import T5Encoder
+from hemiola.train.tokens import TextDropout
+
+
+@dataclass(frozen=True)
+class MusicgenRecipe:
+    """What a language model over codebooks is trained with; `text_dropout` is what guidance needs."""
+
+    learning_rate: float = 1e-4
+    final_share: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    warmup_steps: int = 500
+    clip_norm: float = 1.0
+    text_dropout: float = 0.1
+    word_dropout: float = 0.02
+
+    @property
+    def dropout(self) -> TextDropout:
+        """What is left out of the captions."""
+        return TextDropout(self.text_dropout, self.word_dropout)
+
+
+class MusicgenTraining(L.LightningModule):
+    """Batches are what `tokens.CaptionedTokens` collates: tokens, inside, text and text_mask."""
+
+    def __init__(self, text_encoder: T5Encoder, decoder: Decoder, recipe: MusicgenRecipe, steps: int) -> None:
+        super().__init__()
+        self.text_encoder, self.decoder = text_encoder, decoder
+        self.recipe, self.steps = recipe, steps
+
+    def configure_optimizers(self) -> dict:
+        """AdamW without decay on norms, biases and embeddings; linear warm-up, then a cosine."""
+        recipe = self.recipe
+        named = [(name, each) for name, each in self.named_parameters() if each.requires_grad]
+        flat = [each for name, each in named if each.ndim < 2 or "embed" in name or "shared" in name]
+        decayed = [each for name, each in named if not (each.ndim < 2 or "embed" in name or "shared" in name)]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": flat, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Clip by the recipe's norm."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.recipe.clip_norm, gradient_clip_algorithm="norm")
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy in nats a token."""
+        loss, per_codebook = self.loss(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_dict({f"train/codebook_{k}": value for k, value in enumerate(per_codebook.detach())})
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The same cross-entropy on held-out clips."""
+        loss, per_codebook = self.loss(batch)
+        self.log("valid/loss", loss, sync_dist=True)
+        self.log_dict({f"valid/codebook_{k}": value for k, value in enumerate(per_codebook)}, sync_dist=True)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(mean over all places that hold a frame, the same for each codebook [K])."""
+        tokens, inside = batch["tokens"], batch["inside"][..., 1:]
+        states = self.text_encoder(batch["text"], batch["text_mask"])
+        logits = self.decoder(tokens[..., :-1], states, batch["text_mask"]).float()
+        targets = torch.where(inside, tokens[..., 1:], -100)
+        losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none")
+        losses = losses.view_as(targets)
+        per_codebook = losses.sum((0, 2)) / inside.sum((0, 2)).clamp(min=1)
+        return losses.sum() / inside.sum().clamp(min=1), per_codebook
+
+    def _share(self, step: int) -> float:
+        recipe = self.recipe
+        warm = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+        done = min(1.0, step / max(1, self.steps))
+        cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+        return warm * (recipe.final_share + (1 - recipe.final_share) * cosine)

@@ -1,0 +1,143 @@
+"""What `hemiola train` runs: from a config's sections to data, module and an exported checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from hemiola.backend import Backend, choose
+from hemiola.codec.config import EncodecConfig
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.model import EncodecModel
+from hemiola.musicgen import tokenizer as tokenizers
+from hemiola.musicgen.checkpoint_torch import save
+from hemiola.musicgen.config import DecoderConfig, T5Config
+from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.t5_torch import T5Encoder
+from hemiola.musicgen.tokenizer import Tokenizer
+from hemiola.timebase import Timebase
+from hemiola.train import config as configs
+from hemiola.train.captions import learn_tokenizer
+from hemiola.train.codec import CodecRecipe, CodecTraining
+from hemiola.train.data import Clip, Segments, StepData, clips
+from hemiola.train.fit import Run, fit
+from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining
+from hemiola.train.synthetic import Synthetic, fill
+from hemiola.train.tokens import CaptionedTokens, TokenCache
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the clips are: a folder with train/ and valid/, composed first where `synthetic` says so."""
+
+    folder: str
+    synthetic: Mapping[str, Any] | None = None
+    segment_seconds: float = 1.0
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokenizer (so many words) and the text encoder that are learned with a language model."""
+
+    words: int = 512
+    d_model: int = 128
+    d_kv: int = 32
+    d_ff: int = 512
+    num_layers: int = 2
+    num_heads: int = 4
+
+    def encoder_config(self, vocab_size: int) -> T5Config:
+        """The text encoder's configuration for a vocabulary."""
+        shape = {name: value for name, value in asdict(self).items() if name != "words"}
+        return T5Config(vocab_size=vocab_size, **shape)
+
+
+@dataclass(frozen=True)
+class FrozenCodec:
+    """The trained codec whose tokens a language model learns: a name or a folder."""
+
+    path: str
+
+
+def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Path:
+    """Train an EnCodec and write it to `run.folder`/checkpoint in Hugging Face's layout."""
+    run_values, data_values, model_values, recipe_values = configs.sections(config, "run", "data", "model", "recipe")
+    run = configs.build(Run, run_values, "run")
+    data = configs.build(Data, data_values, "data")
+    recipe = configs.build(CodecRecipe, {"steps": run.steps, "seed": run.seed, **recipe_values}, "recipe")
+    L.seed_everything(run.seed, verbose=False)
+    codec = Encodec(configs.build(EncodecConfig, model_values, "model"))
+    clock = Timebase(codec.config.sampling_rate, 1)
+    segments = [
+        Segments(part, clock, str(data.segment_seconds), codec.config.channels, run.seed + number)
+        for number, part in enumerate(_clips(data, progress))
+    ]
+    module = CodecTraining(codec, recipe)
+    fit(module, StepData(*segments, steps=run.steps, batch=run.batch, workers=run.workers), run, resume=resume)
+    folder = Path(run.folder) / "checkpoint"
+    module.export(folder)
+    return folder
+
+
+def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Path:
+    """Train text encoder and decoder on a codec's tokens; the whole model goes to `run.folder`/checkpoint."""
+    names = ("run", "data", "codec", "text", "model", "recipe")
+    run_values, data_values, codec_values, text_values, model_values, recipe_values = configs.sections(config, *names)
+    run = configs.build(Run, run_values, "run")
+    data = configs.build(Data, data_values, "data")
+    recipe = configs.build(MusicgenRecipe, recipe_values, "recipe")
+    text = configs.build(Text, text_values, "text")
+    codec = _frozen(configs.build(FrozenCodec, codec_values, "codec"), choose("torch", _device(run)))
+    parts = _clips(data, progress)
+    tokenizer = _tokenizer(Path(run.folder), parts[0], text)
+    L.seed_everything(run.seed, verbose=False)
+    text_encoder = T5Encoder(text.encoder_config(tokenizer.vocab_size))
+    values = {"vocab_size": codec.config.codebook_size, **model_values}
+    decoder = Decoder(configs.build(DecoderConfig, values, "model"), text.d_model)
+    train, valid = (
+        TokenCache(Path(data.folder) / "tokens", codec, part).build(progress and (lambda *at: progress("tokens", *at)))
+        for part in parts
+    )
+    frames = codec.config.timebase.frames(codec.config.timebase.samples(str(data.segment_seconds)))
+    captions = [[clip.caption for clip in part] for part in parts]
+    pattern = decoder.config.pattern
+    sets = (
+        CaptionedTokens(train, captions[0], tokenizer, pattern, frames=frames, dropout=recipe.dropout, seed=run.seed),
+        CaptionedTokens(valid, captions[1], tokenizer, pattern, frames=frames),
+    )
+    module = MusicgenTraining(text_encoder, decoder, recipe, run.steps)
+    fit(module, StepData(*sets, steps=run.steps, batch=run.batch, workers=run.workers), run, resume=resume)
+    folder = Path(run.folder) / "checkpoint"
+    save(folder, text_encoder, decoder, codec, Path(run.folder) / tokenizers.FILE, dtype="float16")
+    return folder
+
+
+def _clips(data: Data, progress: Progress | None) -> tuple[list[Clip], list[Clip]]:
+    if data.synthetic is not None:
+        wanted = configs.build(Synthetic, data.synthetic, "data.synthetic")
+        fill(Path(data.folder), wanted, workers=2, progress=progress and (lambda *at: progress("composing", *at)))
+    return clips(Path(data.folder) / "train"), clips(Path(data.folder) / "valid")
+
+
+def _frozen(wanted: FrozenCodec, choice: Backend) -> Encodec:
+    codec: Encodec = EncodecModel.from_pretrained(wanted.path, backend="torch", device=choice.device).network
+    return codec.eval().requires_grad_(False)
+
+
+def _tokenizer(folder: Path, clips: list[Clip], text: Text) -> Tokenizer:
+    """Learned from the captions once a run; a resumed run takes what is there."""
+    path = folder / tokenizers.FILE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        learn_tokenizer([clip.caption for clip in clips], text.words).save(str(path))
+    return Tokenizer.from_folder(folder)
+
+
+def _device(run: Run) -> str:
+    return {"gpu": "cuda"}.get(run.accelerator, run.accelerator)

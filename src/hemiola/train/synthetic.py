@@ -1,0 +1,71 @@
+"""Clip folders filled with synthetic music: training data that anyone can make again, from seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import soundfile
+
+from hemiola.synth.captions import describe
+from hemiola.synth.plan import plan
+from hemiola.synth.render import render
+from hemiola.synth.score import truth_of
+from hemiola.synth.seeds import split_seed, stream
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """How many pieces to compose for training and for validation, and in which form."""
+
+    pieces: int
+    valid_pieces: int = 64
+    seconds: float = 8.0
+    sample_rate: int = 32000
+    channels: int = 1
+
+
+def fill(
+    folder: Path, wanted: Synthetic, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> tuple[Path, Path]:
+    """Compose what is not there yet into `folder`/train and `folder`/valid; returns both.
+
+    Files are FLAC with 16 bits, named by index; `captions.jsonl` holds caption, seed and truth a line.
+    """
+    jobs = [
+        (Path(folder) / split, split, index, wanted)
+        for split, count in (("train", wanted.pieces), ("valid", wanted.valid_pieces))
+        for index in range(count)
+    ]
+    for split in ("train", "valid"):
+        (Path(folder) / split).mkdir(parents=True, exist_ok=True)
+    # Spawned, not forked: a fork of a process that has run torch may hang in its thread pool.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        rows: dict[Path, list[str]] = {}
+        for done, (place, row) in enumerate(pool.map(_piece, jobs, chunksize=8), 1):
+            rows.setdefault(place, []).append(row)
+            if progress:
+                progress(done, len(jobs))
+    for place, lines in rows.items():
+        (place / "captions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    return Path(folder) / "train", Path(folder) / "valid"
+
+
+def _piece(job: tuple[Path, str, int, Synthetic]) -> tuple[Path, str]:
+    folder, split, index, wanted = job
+    seed = split_seed(split, index)
+    path = folder / f"{index:06d}.flac"
+    score = plan(seed, str(wanted.seconds))
+    if not path.exists():
+        audio = render(score, sample_rate=wanted.sample_rate, channels=wanted.channels)
+        partial = path.with_suffix(".partial")
+        soundfile.write(partial, audio.T, wanted.sample_rate, subtype="PCM_16", format="FLAC")
+        partial.replace(path)
+    caption = describe(score, stream(seed, "caption"))
+    row = {"file": path.name, "caption": caption, "seed": seed, "truth": dataclasses.asdict(truth_of(score))}
+    return folder, json.dumps(row, default=float)
