@@ -15,10 +15,9 @@ _LEADS = {
     "organ": ("organ", "organ", "electric organ"),
     "synth": ("synth", "synth", "synth lead", "electronic synth"),
     "flute": ("flute", "flute", "soft flute"),
-    "strings": ("strings", "strings", "string section"),
+    "strings": ("strings", "strings", "soft strings"),
     "marimba": ("marimba", "marimba", "wooden marimba"),
 }
-_PLURAL = ("bells", "strings")
 _DRUMS = {
     "soft": ("soft drums", "soft drums", "light drums", "gentle drums", "a soft beat"),
     "acoustic": ("drums", "drums", "a drum kit", "acoustic drums", "a rock beat"),
@@ -65,7 +64,7 @@ def _head(score: Score, rng: np.random.Generator) -> str:
     if lead == "solo piano" and len(score.instruments) > 1:
         lead = "piano"
     words.append(lead)
-    if lead not in _PLURAL and rng.random() < 0.35:
+    if not lead.endswith("s") and rng.random() < 0.35:
         words.append(_pick(("melody", "music", "tune", "piece"), rng))
     return " ".join(words)
 

@@ -16,7 +16,7 @@ _LEADING_TONE = 11
 
 # Degrees of the scale, one chord each. "5+" is the dominant of a minor key with its leading tone raised.
 _PROGRESSIONS = {
-    "major": ("1 5 6 4", "1 6 4 5", "1 4 5 1", "1 4 1 5", "1 2 5 1", "1 4 5 4", "1 5 1 4", "1 6 2 5"),
+    "major": ("1 5 6 4", "1 6 4 5", "1 4 5 1", "1 4 1 5", "1 6 4 1", "1 4 5 4", "1 5 1 4", "1 4 6 5"),
     "minor": ("1 6 3 7", "1 4 5+ 1", "1 7 6 5+", "1 6 4 5+", "1 4 1 5+", "1 6 7 1", "1 5+ 1 4", "1 7 1 4"),
 }
 

@@ -53,8 +53,8 @@ INSTRUMENTS: dict[str, Instrument] = {
         (
             Layer((1.0, 0.5, 0.3), 1.1),
             Layer((0.5, 0.3), 0.9, ratio=1.0011),
-            Layer((0, 0, 0, 0.25, 0.16, 0.12), 0.45, upper=True),
-            Layer((0, 0, 0, 0, 0, 0, 0.08, 0.06, 0.05, 0.04, 0.03), 0.18, upper=True),
+            Layer((0, 0, 0, 0.36, 0.28, 0.22), 0.45, upper=True),
+            Layer((0, 0, 0, 0, 0, 0, 0.17, 0.13, 0.11, 0.09, 0.07), 0.2, upper=True),
         ),
         release_seconds=0.09,
         tap=0.08,

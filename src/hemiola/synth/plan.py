@@ -96,7 +96,8 @@ def _choose(rng: np.random.Generator, brief: Brief) -> _Choices:
     tempo = tempo if brief.tempo_bpm is None else brief.tempo_bpm
     key, mode = str(rng.choice(KEYS, p=_KEY_WEIGHTS)), str(rng.choice(MODES))
     lead, kit = str(rng.choice(instruments.LEADS)), str(rng.choice(grooves.KITS))
-    drums = bool(rng.random() < _DRUMS_SHARE) if brief.drums is None else (rng.random(), brief.drums)[1]
+    drums = bool(rng.random() < _DRUMS_SHARE)
+    drums = (drums or brief.kit is not None) if brief.drums is None else brief.drums
     lead = brief.lead or lead
     chords = _choose_chords(lead, rng)
     bass = str(rng.choice(instruments.BASSES)) if rng.random() < 0.75 else None
@@ -108,7 +109,7 @@ def _choose(rng: np.random.Generator, brief: Brief) -> _Choices:
         key=brief.key or key,
         mode=brief.mode or mode,
         lead=lead,
-        kit=(brief.kit or kit) if drums or brief.kit else None,
+        kit=(brief.kit or kit) if drums else None,
         chords=chords,
         bass=bass or ("bass" if chords in instruments.SLOW_TO_SPEAK else None),
         energy=energy,

@@ -28,7 +28,10 @@ def render(score: Score, *, sample_rate: int = 32000, channels: int = 1) -> np.n
     """The score as audio, float32 [channels, samples], exactly as long as its seconds say; peak under 0.9."""
     if channels not in (1, 2):
         raise InputError(f"synthetic music has 1 or 2 channels, not {channels}")
-    base = Timebase(sample_rate, 1)
+    try:
+        base = Timebase(sample_rate, 1)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     samples = base.samples(score.seconds)
     if samples == 0:
         raise InputError(
