@@ -11,11 +11,11 @@ from hemiola.synth.score import Score
 _LEADS = {
     "piano": ("piano", "piano", "solo piano", "grand piano"),
     "guitar": ("guitar", "guitar", "plucked guitar", "acoustic guitar"),
-    "bells": ("bells", "bells", "music box bells", "bright bells"),
+    "bells": ("bells", "bells", "music box bells", "ringing bells"),
     "organ": ("organ", "organ", "electric organ"),
     "synth": ("synth", "synth", "synth lead", "electronic synth"),
-    "flute": ("flute", "flute", "soft flute"),
-    "strings": ("strings", "strings", "soft strings"),
+    "flute": ("flute", "flute", "airy flute"),
+    "strings": ("strings", "strings", "orchestral strings"),
     "marimba": ("marimba", "marimba", "wooden marimba"),
 }
 _DRUMS = {
@@ -91,7 +91,7 @@ def _others(score: Score, rng: np.random.Generator) -> str:
     others = score.instruments[1:]
     if not others or rng.random() > 0.5:
         return ""
-    return f"{_pick(('over', 'and', 'backed by'), rng)} {' and '.join(others)}"
+    return f"{_pick(('over', 'backed by'), rng)} {' and '.join(others)}"
 
 
 def _sentence(head: str, key: str, others: str, drums: str, tempo: str, rng: np.random.Generator) -> str:
