@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
+from numbers import Rational, Real
 
 Seconds = int | float | str | Decimal | Fraction
 
@@ -68,33 +69,37 @@ def exact_seconds(seconds: Seconds) -> Fraction:
 
     Raises ValueError for anything that is not a finite number from 0 to MAX_SECONDS (a day).
     """
-    value = _fraction(seconds)
-    if value < 0:
-        raise ValueError(f"a duration cannot be negative: {seconds} s")
-    if value > MAX_SECONDS:
-        raise ValueError(f"a duration of {seconds} s is longer than a day ({MAX_SECONDS} s)")
-    return value
+    number = _number(seconds)
+    if number < 0:
+        raise ValueError(f"a duration cannot be negative: {_shown(seconds)} s")
+    if number > MAX_SECONDS:
+        raise ValueError(f"a duration of {_shown(seconds)} s is longer than a day ({MAX_SECONDS} s)")
+    # The exponent may be anything, and Fraction would write all its zeros out: 1e-999999999 is nothing on any clock.
+    return Fraction(0) if isinstance(number, Decimal) and number.adjusted() < -30 else Fraction(number)
 
 
-def _fraction(seconds: Seconds) -> Fraction:
-    if isinstance(seconds, (bool, complex)) or not isinstance(seconds, (int, float, str, Decimal, Fraction)):
-        raise ValueError(f"not a duration in seconds: {seconds!r}")
+def _number(seconds: Seconds) -> Decimal | Fraction:
+    """What was meant, exact and finite, but not yet checked to be in range."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (Real, Decimal, str)):
+        raise ValueError(f"not a duration in seconds: '{_shown(seconds)}'")
     try:
-        # A Decimal first: `1e999999999` would take Fraction for ever, and nan or inf must be named, not raised through.
-        if not isinstance(seconds, (Fraction, int)) and "/" not in str(seconds):
-            number = Decimal(str(seconds).strip())
-            if not number.is_finite():
-                raise ValueError(f"a duration must be a finite number of seconds, not {seconds}")
-            if number and not -30 < number.adjusted() < 30:
-                return Fraction(0) if number.adjusted() < 0 else Fraction(10**30 if number > 0 else -1)
-            return Fraction(number)
-        return Fraction(seconds)
-    except (InvalidOperation, ZeroDivisionError, OverflowError):
-        raise ValueError(f"not a duration in seconds: {seconds!r}") from None
-    except ValueError as error:
-        if "finite" in str(error):
-            raise
-        raise ValueError(f"not a duration in seconds: {seconds!r}") from None
+        if isinstance(seconds, Rational):
+            return Fraction(int(seconds.numerator), int(seconds.denominator))
+        text = str(seconds)
+        number = Fraction(text) if "/" in text else Decimal(text.strip())
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"not a duration in seconds: '{_shown(seconds)}'") from None
+    if isinstance(number, Decimal) and not number.is_finite():
+        raise ValueError(f"a duration must be a finite number of seconds, not {seconds}")
+    return number
+
+
+def _shown(seconds: object) -> str:
+    try:
+        text = str(seconds)
+    except ValueError:  # an int of more than 4300 digits will not print
+        return "1e4300 or more"
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _count(value: int, name: str) -> int:
