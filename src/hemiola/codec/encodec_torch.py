@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -211,6 +213,25 @@ class Encodec(nn.Module):
         """latents [B, D, F] -> audio [B, channels, F * hop]; differentiable."""
         return self.decoder(latents.to(self.dtype))
 
+    @torch.inference_mode()
+    def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `latents`, from numpy to numpy."""
+        return self.latents(self._tensor(audio)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
+        """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy."""
+        codes = self.quantize(self.latents(self._tensor(audio)), codebooks)
+        return codes.to(torch.int32).cpu().numpy()
+
+    @torch.inference_mode()
+    def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """codes [B, K, F] -> audio [B, channels, F * hop], in numpy."""
+        return self.synthesize(self.dequantize(self._tensor(codes))).float().cpu().numpy()
+
+    def _tensor(self, array: NDArray) -> Tensor:
+        return torch.tensor(array, device=next(self.decoder.parameters()).device)
+
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
     """Pad the last axis by `left` and `right`, by reflection or ("constant") zeros."""
@@ -224,11 +245,13 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
     return x[..., : x.shape[-1] - short] if short else x
 
 
-def load(source: str | Path | Mapping[str, Tensor], config: EncodecConfig, choice: Backend) -> Encodec:
+def load(
+    source: str | Path | Mapping[str, Tensor], config: EncodecConfig, choice: Backend, *, where: str = "codec"
+) -> Encodec:
     """A codec from a checkpoint folder, or from tensors by name (weight norm folded or not), in eval mode.
 
     Tensors that need no change are taken over and not copied. Raises WeightsError that lists every tensor that is
-    missing, surplus or mis-shaped.
+    missing, surplus or mis-shaped; `where` opens the message.
     """
     tensors = source if isinstance(source, Mapping) else keys.read(source, "torch")
     tensors = keys.fold_weight_norm(tensors)
@@ -236,7 +259,6 @@ def load(source: str | Path | Mapping[str, Tensor], config: EncodecConfig, choic
     with torch.device("meta"):
         model = Encodec(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    where = "codec" if isinstance(source, Mapping) else str(source)
     keys.check(expected, tensors, where=where, ignorable=IGNORABLE)
     dtype = getattr(torch, choice.dtype)
     state = {name: tensors[name].to(torch.float32 if "codebook" in name else dtype) for name in expected}
