@@ -144,10 +144,16 @@ class MusicgenConfig:
     codec: EncodecConfig
 
     def __post_init__(self) -> None:
-        if self.decoder.vocab_size != self.codec.codebook_size:
+        decoder, codec = self.decoder, self.codec
+        if decoder.vocab_size != codec.codebook_size:
             raise WeightsError(
-                f"the decoder has {self.decoder.vocab_size} tokens and the codec's codebooks {self.codec.codebook_size}"
+                f"the decoder has {decoder.vocab_size} tokens and the codec's codebooks {codec.codebook_size}"
             )
+        # In stereo the codec codes each channel by itself.
+        if decoder.num_codebooks // decoder.audio_channels > codec.codebooks:
+            raise WeightsError(f"the decoder has {decoder.num_codebooks} codebooks, more than the codec's")
+        if codec.audio_channels != 1 or codec.normalize or codec.chunk_length_s is not None:
+            raise WeightsError("audio_encoder: MusicGen wants a mono codec without normalization and without chunks")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MusicgenConfig:

@@ -1,0 +1,127 @@
+"""Jobs, and the batch that decodes several of them side by side: rows, script and draws, all known beforehand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from hemiola.errors import InputError
+from hemiola.musicgen.delay import DelayPattern
+from hemiola.musicgen.sampling import Sampling, uniforms
+
+# In a script, a place where the model writes what it picks.
+FREE = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One piece of music to write, as tokens; nothing in it depends on what is written beside it.
+
+    Attributes:
+        text: the prompt; None writes without one.
+        frames: how many frames in all, those of `prompt` among them.
+        seed, variation: name the draws; two variations of a seed are independent.
+        guidance: classifier-free guidance scale; 1 is the text's own distribution, at half the work.
+        negative: a text to steer away from instead of from no text.
+        prompt: codes [K, P] with P < frames to go on from, or None.
+        start: frame of the whole music at which this job's first frame stands, so that a continued piece goes on
+            with its draws and never repeats one.
+    """
+
+    text: str | None
+    frames: int
+    seed: int = 0
+    variation: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    guidance: float = 3.0
+    negative: str | None = None
+    prompt: np.ndarray | None = None
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.start < 0:
+            raise InputError(f"a job needs at least 1 frame from frame 0 on, not {self.frames} from {self.start}")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise InputError(f"guidance must be a finite number from 0, not {self.guidance}")
+        if self.prompt_frames >= self.frames:
+            raise InputError(f"a prompt of {self.prompt_frames} frames leaves nothing to write in {self.frames}")
+
+    @property
+    def prompt_frames(self) -> int:
+        """Frames that are given."""
+        return 0 if self.prompt is None else self.prompt.shape[-1]
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a second row is needed to steer away from."""
+        return self.guidance != 1 and (self.text is not None or self.negative is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Jobs decoded together: row j is job j's own, and the rows after those steer the guided jobs."""
+
+    jobs: tuple[Job, ...]
+    pattern: DelayPattern
+
+    def __post_init__(self) -> None:
+        if not self.jobs:
+            raise InputError("there is nothing to write: give at least one job")
+        for job in self.jobs:
+            if job.prompt is not None and (job.prompt.ndim != 2 or len(job.prompt) != self.pattern.codebooks):
+                wanted = self.pattern.codebooks
+                raise InputError(f"a prompt must be codes [{wanted}, frames], not of shape {list(job.prompt.shape)}")
+            if job.prompt is not None and not ((job.prompt >= 0) & (job.prompt < self.pattern.special)).all():
+                raise InputError(f"a prompt's codes must lie from 0 to {self.pattern.special - 1}")
+
+    @property
+    def frames(self) -> int:
+        """Frames of the longest job."""
+        return max(job.frames for job in self.jobs)
+
+    @property
+    def steps(self) -> int:
+        """Positions that are written: 1 ... steps."""
+        return self.pattern.steps(self.frames)
+
+    @property
+    def known(self) -> int:
+        """Positions from 0 on that nobody has to write, because every job's prompt fills them: at least 1."""
+        return 1 + min(job.prompt_frames for job in self.jobs)
+
+    @cached_property
+    def texts(self) -> tuple[str | None, ...]:
+        """The text of every row, None for the null condition."""
+        return tuple(job.text for job in self.jobs) + tuple(job.negative for job in self.jobs if job.is_guided)
+
+    @cached_property
+    def partners(self) -> np.ndarray:
+        """The row that each job steers away from, int64 [jobs]; its own when it is not guided."""
+        partners = np.arange(len(self.jobs))
+        guided = [index for index, job in enumerate(self.jobs) if job.is_guided]
+        partners[guided] = len(self.jobs) + np.arange(len(guided))
+        return partners
+
+    @cached_property
+    def script(self) -> np.ndarray:
+        """What every place must hold, int64 [steps + 1, jobs, K]: a prompt's code, special outside, or FREE."""
+        script = np.full((self.steps + 1, len(self.jobs), self.pattern.codebooks), self.pattern.special)
+        for index, job in enumerate(self.jobs):
+            codes = np.full((self.pattern.codebooks, job.frames), FREE)
+            if job.prompt is not None:
+                codes[:, : job.prompt_frames] = job.prompt
+            pattern = self.pattern.build(codes)
+            script[: pattern.shape[1], index] = pattern.T
+        return script
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """The draw that fills each place, float32 [steps + 1, jobs, K]; none is used twice in a piece."""
+        columns = [
+            uniforms(job.seed, job.variation, range(job.start, job.start + self.steps + 1), self.pattern.codebooks)
+            for job in self.jobs
+        ]
+        return np.stack(columns, axis=1)

@@ -1,0 +1,95 @@
+"""Write a MusicGen folder in Hugging Face's layout from torch modules: what this package and transformers read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hemiola.codec.encodec_torch import Encodec, to_checkpoint
+from hemiola.errors import OutputError
+from hemiola.musicgen import tokenizer as tokenizers
+from hemiola.musicgen.config import MusicgenConfig
+from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.t5_torch import T5Encoder
+from hemiola.weights import hub, keys
+
+# Transformers reads this file for the length of a generation that states none.
+DEFAULT_FRAMES = 1500
+
+
+def tensors_of(text_encoder: T5Encoder, decoder: Decoder, codec: Encodec) -> dict[str, Tensor]:
+    """All tensors by their names in a MusicGen checkpoint, on the CPU."""
+    tensors = {f"text_encoder.{name}": tensor for name, tensor in text_encoder.state_dict().items()}
+    for name, tensor in decoder.state_dict().items():
+        # The text projection is kept with our decoder; in the checkpoint it stands beside it.
+        tensors[name if name.startswith("enc_to_dec_proj.") else f"decoder.{name}"] = tensor
+    tensors |= {f"audio_encoder.{name}": tensor for name, tensor in to_checkpoint(codec).items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def save(
+    folder: str | Path,
+    text_encoder: T5Encoder,
+    decoder: Decoder,
+    codec: Encodec,
+    tokenizer: str | Path,
+    dtype: str = "float32",
+) -> None:
+    """Write config, weights, tokenizer and the small files beside them; the folder is made when it is not there.
+
+    `tokenizer` is the path of a tokenizer.json. `dtype` "float16" halves the size of text encoder and decoder on
+    disk; the codec stays as it is. Raises WeightsError when the parts do not fit together, OutputError when the
+    folder cannot be written.
+    """
+    config = MusicgenConfig(text_encoder.config, decoder.config, codec.config)
+    stored = getattr(torch, dtype)
+    tensors = {
+        name: tensor if name.startswith("audio_encoder.") else tensor.to(stored)
+        for name, tensor in tensors_of(text_encoder, decoder, codec).items()
+    }
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
+        content = Path(tokenizer).read_text(encoding="utf-8")
+        (folder / tokenizers.FILE).write_text(content, encoding="utf-8")
+        for name, values in _small_files(config, dtype).items():
+            (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"the checkpoint cannot be written to {folder} ({error}): choose another folder") from error
+
+
+def _small_files(config: MusicgenConfig, dtype: str) -> dict[str, dict[str, Any]]:
+    special = config.decoder.special
+    return {
+        hub.CONFIG: {**config.to_dict(), "dtype": dtype},
+        "generation_config.json": {
+            "bos_token_id": special,
+            "pad_token_id": special,
+            "decoder_start_token_id": special,
+            "do_sample": True,
+            "guidance_scale": 3.0,
+            "top_k": 250,
+            "max_length": config.decoder.pattern.steps(DEFAULT_FRAMES) + 1,
+        },
+        "preprocessor_config.json": {
+            "feature_extractor_type": "EncodecFeatureExtractor",
+            "feature_size": config.decoder.audio_channels,
+            "padding_side": "left",
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "sampling_rate": config.codec.sampling_rate,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "</s>",
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+            "model_max_length": 512,
+        },
+    }

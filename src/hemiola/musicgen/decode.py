@@ -1,0 +1,86 @@
+"""The generation loop, written once: an opaque step writes one position after another, frames come out as they finish.
+
+Nothing here looks at a token before a block of frames is fetched, so the loop never waits for a device in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from hemiola.errors import WeightsError
+from hemiola.musicgen.batch import Batch
+
+Progress = Callable[[int, int], None]
+Stop = Callable[[], bool]
+
+
+class Session(Protocol):
+    """What a backend keeps while it decodes one batch; tokens are its own kind of array, [jobs, K]."""
+
+    def step(self, tokens: Any, position: int) -> Any:
+        """Read the tokens at `position` and write those at the next; the first call reads [jobs, K, n] at once."""
+
+    def fetch(self, written: list[Any]) -> np.ndarray:
+        """Bring tokens to the host, int32 [len(written), jobs, K]; this is where a device is waited for."""
+
+
+def positions(
+    batch: Batch, session: Session, *, progress: Progress | None = None, stop: Stop | None = None
+) -> Iterator[Any]:
+    """Write positions `batch.known` ... `batch.steps` and give each one's tokens as soon as its step is issued.
+
+    `progress(done, total)` counts steps. When `stop()` is true, no further step is taken.
+    """
+    total = batch.steps + 1 - batch.known
+    tokens: Any = np.moveaxis(batch.script[: batch.known], 0, -1)
+    position = 0
+    for done in range(total):
+        if stop is not None and stop():
+            return
+        tokens = session.step(tokens, position)
+        position = batch.known + done
+        if progress is not None:
+            progress(done + 1, total)
+        yield tokens
+
+
+def blocks(
+    batch: Batch,
+    session: Session,
+    frames: int | None = None,
+    *,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Iterator[np.ndarray]:
+    """Codes, int32 [jobs, K, n], in order and without a gap: prompts first, then each frame when it is complete.
+
+    A block holds at least `frames` frames, the last one what is left; None means all in one block. Past the end of a
+    shorter job its row is special. Frame t is ready as soon as step t + max(delays) is taken. A `stop` ends the
+    blocks early. Raises WeightsError when the model's output was not a number.
+    """
+    size = batch.frames if frames is None else max(1, frames)
+    tail = np.moveaxis(batch.script[: batch.known], 0, -1).astype(np.int32)
+    waiting: list[Any] = []
+    sent = 0
+    for tokens in positions(batch, session, progress=progress, stop=stop):
+        waiting.append(tokens)
+        ready = tail.shape[-1] + len(waiting) - 1 - batch.pattern.longest
+        if ready < min(size, batch.frames - sent):
+            continue
+        tail = np.concatenate([tail, np.moveaxis(session.fetch(waiting), 0, -1)], axis=-1)
+        waiting = []
+        codes = batch.pattern.undo(tail)
+        _require_codes(batch, codes, sent)
+        sent += ready
+        # What is left begins one position early, as a pattern does.
+        tail = tail[..., ready:]
+        yield codes
+
+
+def _require_codes(batch: Batch, codes: np.ndarray, first: int) -> None:
+    for job, rows in zip(batch.jobs, codes):
+        if (rows[:, : max(0, job.frames - first)] >= batch.pattern.special).any():
+            raise WeightsError("the decoder gave logits that are not numbers: try --dtype float32, or fetch it again")

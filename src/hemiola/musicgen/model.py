@@ -1,0 +1,139 @@
+"""`MusicgenModel`: a whole text-to-music checkpoint, from text to codes to audio, on whichever backend is there."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hemiola import backend as backends
+from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.errors import InputError, WeightsError
+from hemiola.musicgen import decode
+from hemiola.musicgen.batch import Batch, Job
+from hemiola.musicgen.config import MusicgenConfig
+from hemiola.musicgen.tokenizer import Tokenizer
+from hemiola.timebase import Timebase
+from hemiola.weights import hub, keys
+
+
+class MusicgenModel:
+    """Tokenizer, text encoder, decoder and codec of one checkpoint; it holds nothing of any one request."""
+
+    def __init__(self, config: MusicgenConfig, tokenizer: Tokenizer, engine: Any, codec: EncodecModel) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.codec = codec
+        self._engine = engine
+        if tokenizer.vocab_size > config.text.vocab_size:
+            known = config.text.vocab_size
+            raise WeightsError(f"the tokenizer has {tokenizer.vocab_size} tokens and the text encoder knows {known}")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        dtype: str = "float32",
+        allow_pickle: bool = False,
+    ) -> MusicgenModel:
+        """Load a MusicGen checkpoint: a bundled name, a folder, or a name on the hub.
+
+        `dtype` is the decoder's; the text encoder and the codec, which run once a request, stay in float32.
+        Raises BackendError, DownloadError, or WeightsError when the checkpoint does not fit its config.
+        """
+        choice = backends.choose(backend, device, dtype)
+        folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
+        config = _read_config(folder)
+        tokenizer = Tokenizer.from_folder(folder, config.text.eos_token_id)
+        tensors = keys.read(folder, choice.name, allow_pickle=allow_pickle)
+        parts = {"text_encoder": keys.under(tensors, "text_encoder."), "decoder": _decoder_part(tensors)}
+        session = importlib.import_module(f"hemiola.musicgen.session_{choice.name}")
+        engine = session.Engine(config.text, config.decoder, parts, choice)
+        whole = replace(choice, dtype="float32")
+        codec = EncodecModel.from_tensors(keys.under(tensors, "audio_encoder."), config.codec, whole)
+        return cls(config, tokenizer, engine, codec)
+
+    @property
+    def timebase(self) -> Timebase:
+        """The codec's clock."""
+        return self.config.codec.timebase
+
+    @property
+    def channels(self) -> int:
+        """Channels of the music: 1 or 2."""
+        return self.config.decoder.audio_channels
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples a second, in Hz."""
+        return self.config.codec.sampling_rate
+
+    @property
+    def codebooks(self) -> int:
+        """Codebooks of the music, those of all channels."""
+        return self.config.decoder.num_codebooks
+
+    def tokens(
+        self,
+        jobs: Sequence[Job],
+        *,
+        block_frames: int | None = None,
+        progress: decode.Progress | None = None,
+        stop: decode.Stop | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Write `jobs` side by side: blocks of codes, int32 [jobs, codebooks, n], as their frames finish.
+
+        All blocks joined are as long as the longest job and begin with the prompts; a row past its own job's
+        end holds no codes (`special`), so cut row j at `jobs[j].frames`. A block has at least `block_frames` frames,
+        None means one block for all. `progress(done, total)` counts steps; `stop()` true ends the blocks early.
+        Raises InputError for a prompt that does not fit.
+        """
+        batch = Batch(tuple(jobs), self.config.decoder.pattern)
+        texts = {text for text in batch.texts if text is not None}
+        states = {text: self._engine.states(self.tokenizer.encode(text)) for text in texts}
+        session = self._engine.begin(batch, [None if text is None else states[text] for text in batch.texts])
+        yield from decode.blocks(batch, session, block_frames, progress=progress, stop=stop)
+
+    def encode(self, audio: np.ndarray) -> np.ndarray:
+        """Audio [channels, samples] at `sampling_rate` -> codes int32 [codebooks, frames], to prompt a job with."""
+        if audio.ndim != 2 or audio.shape[0] != self.channels:
+            raise InputError(f"audio must be [{self.channels}, samples], not {list(audio.shape)}")
+        # Each channel goes through the mono codec as a batch of its own.
+        codes = self.codec.encode(audio[:, None]).chunks[0]
+        per_channel = self.codebooks // self.channels
+        return np.moveaxis(codes[:, :per_channel], 0, 1).reshape(self.codebooks, -1)
+
+    def decode(self, codes: np.ndarray, samples: int) -> np.ndarray:
+        """Codes [codebooks, frames] -> audio float32 [channels, samples], cut from what the frames decode to."""
+        if codes.ndim != 2 or codes.shape[0] != self.codebooks:
+            raise InputError(f"codes must be [{self.codebooks}, frames], not {list(codes.shape)}")
+        if samples == 0:
+            return np.zeros((self.channels, 0), dtype=np.float32)
+        channels = np.stack([codes[channel :: self.channels] for channel in range(self.channels)])
+        return self.codec.decode(Encoded((channels,), None, samples))[:, 0]
+
+
+def _decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The decoder's tensors with the text projection, and with all that belongs nowhere, for the check to name."""
+    others = ("text_encoder.", "audio_encoder.", "decoder.")
+    return keys.under(tensors, "decoder.") | {
+        name: tensor for name, tensor in tensors.items() if not name.startswith(others)
+    }
+
+
+def _read_config(folder: Path) -> MusicgenConfig:
+    try:
+        values = json.loads((folder / hub.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder / hub.CONFIG} cannot be read ({error}): fetch the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{folder / hub.CONFIG} is not a config: fetch the checkpoint again")
+    return MusicgenConfig.from_dict(values)
