@@ -19,7 +19,7 @@ from hemiola.codec import chunks
 from hemiola.codec.config import EncodecConfig
 from hemiola.errors import AudioError, InputError, WeightsError
 from hemiola.timebase import Timebase
-from hemiola.weights import keys
+from hemiola.weights import hub, keys
 
 # Chunks go through the network side by side, but not more of them than fit in a modest memory.
 ROWS_AT_ONCE = 8
@@ -60,8 +60,6 @@ class EncodecModel:
 
         Raises BackendError, DownloadError, or WeightsError for a checkpoint that is incomplete or not supported.
         """
-        from hemiola.weights import hub
-
         choice = choose(backend, device, dtype)
         folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
         values = _read_config(folder / "config.json")
