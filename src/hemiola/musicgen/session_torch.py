@@ -28,7 +28,7 @@ NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class FusedLayer:
-    """One layer's weights; queries, keys and values of the self-attention lie in one matrix."""
+    """One layer's weights, matrices [in, out]; queries, keys and values of the self-attention lie in one."""
 
     self_norm: tuple[Tensor, Tensor]
     self_qkv: Tensor
@@ -50,7 +50,7 @@ class FusedDecoder:
         stack = keys.under(tensors, "model.decoder.")
         books = range(config.num_codebooks)
         self.embeddings = torch.cat([stack[f"embed_tokens.{k}.weight"] for k in books])
-        self.heads = torch.cat([tensors[f"lm_heads.{k}.weight"] for k in books])
+        self.heads = torch.cat([tensors[f"lm_heads.{k}.weight"] for k in books]).t()
         self.offsets = torch.arange(config.num_codebooks, device=self.heads.device) * (config.vocab_size + 1)
         self.layers = [_fuse(keys.under(stack, f"layers.{index}.")) for index in range(config.num_hidden_layers)]
         self.norm = (stack["layer_norm.weight"], stack["layer_norm.bias"])
@@ -67,19 +67,19 @@ def _fuse(layer: Mapping[str, Tensor]) -> FusedLayer:
         return layer[f"{name}.weight"], layer[f"{name}.bias"]
 
     def joined(attention: str, parts: str) -> Tensor:
-        return torch.cat([layer[f"{attention}.{part}_proj.weight"] for part in parts])
+        return torch.cat([layer[f"{attention}.{part}_proj.weight"] for part in parts]).t()
 
     return FusedLayer(
         self_norm=norm("self_attn_layer_norm"),
         self_qkv=joined("self_attn", "qkv"),
-        self_out=layer["self_attn.out_proj.weight"],
+        self_out=layer["self_attn.out_proj.weight"].t(),
         text_norm=norm("encoder_attn_layer_norm"),
-        text_query=layer["encoder_attn.q_proj.weight"],
+        text_query=layer["encoder_attn.q_proj.weight"].t(),
         text_key_value=joined("encoder_attn", "kv"),
-        text_out=layer["encoder_attn.out_proj.weight"],
+        text_out=layer["encoder_attn.out_proj.weight"].t(),
         last_norm=norm("final_layer_norm"),
-        fc1=layer["fc1.weight"],
-        fc2=layer["fc2.weight"],
+        fc1=layer["fc1.weight"].t(),
+        fc2=layer["fc2.weight"].t(),
     )
 
 
@@ -117,7 +117,7 @@ class Session:
                 continue
             projected = self.decoder.project(each)
             for layer, cache in zip(self.decoder.layers, self.text_caches):
-                pair = F.linear(projected, layer.text_key_value)
+                pair = projected @ layer.text_key_value
                 cache[:, row, :, : len(each)] = pair.unflatten(-1, (2, *shape[2:3], -1)).permute(1, 2, 0, 3)
         self.allowed = None if bool(allowed.all()) else allowed.to(like.device)
 
@@ -142,7 +142,7 @@ class Session:
         if self.rows > len(tokens):
             tokens = tokens[self.repeats]
         places = (tokens + self.decoder.offsets[:, None]).transpose(1, 2).flatten(0, 1)
-        summed = F.embedding_bag(places, self.decoder.embeddings, mode="sum")
+        summed = F.embedding(places, self.decoder.embeddings).sum(1)
         length = tokens.shape[2]
         return (summed.view(-1, length, summed.shape[1]) + self.positions[position : position + length]).flatten(0, 1)
 
@@ -150,34 +150,34 @@ class Session:
         """Hidden [rows * n, d] -> the same shape; the residual sums are made by the products."""
         width = hidden.shape[1:]
         config = self.decoder.config
-        fused = F.linear(F.layer_norm(hidden, width, *layer.self_norm, NORM_EPSILON), layer.self_qkv)
+        fused = F.layer_norm(hidden, width, *layer.self_norm, NORM_EPSILON) @ layer.self_qkv
         heads = fused.view(self.rows, length, 3, config.num_attention_heads, config.head_dim).permute(2, 0, 3, 1, 4)
         cache = self.caches[index]
         cache[:, :, :, position : position + length] = heads[1:]
         past = cache[:, :, :, : position + length]
         mixed = F.scaled_dot_product_attention(heads[0], past[0], past[1], is_causal=length > 1)
-        hidden = torch.addmm(hidden, _merge(mixed), layer.self_out.t())
+        hidden = torch.addmm(hidden, _merge(mixed), layer.self_out)
         if self.text_rows:
             hidden = self._read(index, layer, hidden, length)
-        inner = F.gelu(F.linear(F.layer_norm(hidden, width, *layer.last_norm, NORM_EPSILON), layer.fc1))
-        return torch.addmm(hidden, inner, layer.fc2.t())
+        inner = F.gelu(F.layer_norm(hidden, width, *layer.last_norm, NORM_EPSILON) @ layer.fc1)
+        return torch.addmm(hidden, inner, layer.fc2)
 
     def _read(self, index: int, layer: FusedLayer, hidden: Tensor, length: int) -> Tensor:
         """Add what the rows with a text read in it; attention to no text is exactly 0, so those rows are left alone."""
         config = self.decoder.config
         count = self.text_rows * length
         asking = F.layer_norm(hidden[:count], hidden.shape[1:], *layer.text_norm, NORM_EPSILON)
-        query = F.linear(asking, layer.text_query)
+        query = asking @ layer.text_query
         query = query.view(self.text_rows, length, config.num_attention_heads, config.head_dim).transpose(1, 2)
         keys_, values = self.text_caches[index]
         mixed = F.scaled_dot_product_attention(query, keys_, values, attn_mask=self.allowed)
-        hidden[:count].addmm_(_merge(mixed), layer.text_out.t())
+        hidden[:count].addmm_(_merge(mixed), layer.text_out)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Hidden [rows, d] -> guided logits float32 [jobs, K, vocab]."""
         hidden = F.layer_norm(hidden, hidden.shape[1:], *self.decoder.norm, NORM_EPSILON)
-        logits = F.linear(hidden, self.decoder.heads).float()
+        logits = (hidden @ self.decoder.heads).float()
         logits = logits.view(self.rows, self.decoder.config.num_codebooks, -1)
         jobs = len(self.partners)
         if self.rows == jobs:
