@@ -16,7 +16,7 @@ from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.model import MusicgenModel
 from hemiola.musicgen.t5_torch import T5Encoder
 
-WORDS = "slow piano with rain calm bright drums and a bass line in minor".split()
+WORDS = ["slow", "piano", "with", "rain", "calm", "bright", "drums", "and", "a", "bass", "line", "in", "minor"]
 
 
 def write_tokenizer(folder: Path) -> Path:
@@ -55,8 +55,6 @@ def write_checkpoint(folder: Path, channels: int = 1) -> Path:
             use_causal_conv=False,
         )
     )
-    for codebook in codec.quantizer.codebooks():
-        torch.nn.init.normal_(codebook.embed)
     checkpoint_torch.save(folder, text, decoder, codec, write_tokenizer(folder.parent))
     return folder
 

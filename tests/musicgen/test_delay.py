@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola.musicgen.delay import DelayPattern
@@ -21,6 +21,7 @@ def codes_of(pattern: DelayPattern, frames: int) -> np.ndarray:
     return np.arange(pattern.codebooks * frames, dtype=np.int32).reshape(pattern.codebooks, frames)
 
 
+@settings(deadline=None)
 @given(patterns, st.integers(1, 40))
 def test_codebook_k_holds_frame_s_minus_1_minus_its_delay(pattern: DelayPattern, frames: int) -> None:
     codes = codes_of(pattern, frames)
@@ -34,12 +35,14 @@ def test_codebook_k_holds_frame_s_minus_1_minus_its_delay(pattern: DelayPattern,
             assert pattern.mask(frames)[k, s] == inside
 
 
+@settings(deadline=None)
 @given(patterns, st.integers(0, 40))
 def test_undo_gives_the_codes_back(pattern: DelayPattern, frames: int) -> None:
     codes = np.stack([codes_of(pattern, frames), codes_of(pattern, frames) + 7])
     assert np.array_equal(pattern.undo(pattern.build(codes), frames), codes)
 
 
+@settings(deadline=None)
 @given(patterns, st.integers(1, 30), st.integers(0, 40))
 def test_a_first_part_undoes_to_the_first_frames(pattern: DelayPattern, frames: int, positions: int) -> None:
     codes = codes_of(pattern, frames)

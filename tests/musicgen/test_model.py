@@ -69,8 +69,9 @@ def test_seed_and_variation_name_the_music(model: MusicgenModel) -> None:
 
 
 def test_a_longer_piece_begins_like_a_shorter_one(model: MusicgenModel) -> None:
+    # The last two frames differ: while they are finished, the shorter piece has no next frame to look at.
     short, long = written(model, Job("calm piano", 12, seed=8))[0], written(model, Job("calm piano", 40, seed=8))[0]
-    assert np.array_equal(long[:, :12], short)
+    assert np.array_equal(long[:, :10], short[:, :10])
 
 
 def test_a_piece_goes_on_with_the_draws_of_its_place(model: MusicgenModel) -> None:
@@ -154,12 +155,12 @@ def test_encoding_lays_codebooks_as_decoding_reads_them(stereo_model: MusicgenMo
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        (dict(frames=0), "at least 1 frame"),
-        (dict(frames=5, guidance=float("inf")), "guidance"),
-        (dict(frames=6, prompt=PROMPT), "leaves nothing to write"),
-        (dict(frames=9, prompt=PROMPT[:3]), r"codes \[4, frames\]"),
-        (dict(frames=9, prompt=PROMPT + 60), "from 0 to 63"),
-        (dict(frames=9, seed=-1), "seed"),
+        ({"frames": 0}, "at least 1 frame"),
+        ({"frames": 5, "guidance": float("inf")}, "guidance"),
+        ({"frames": 6, "prompt": PROMPT}, "leaves nothing to write"),
+        ({"frames": 9, "prompt": PROMPT[:3]}, r"codes \[4, frames\]"),
+        ({"frames": 9, "prompt": PROMPT + 60}, "from 0 to 63"),
+        ({"frames": 9, "seed": -1}, "seed"),
     ],
 )
 def test_a_job_that_cannot_be_done_is_refused(model: MusicgenModel, job: dict, message: str) -> None:
@@ -200,24 +201,24 @@ def change(checkpoint: Path, folder: Path, config: dict | None = None, drop: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(drop="enc_to_dec_proj.bias"), "enc_to_dec_proj.bias"),
-        (dict(drop="decoder.lm_heads.3.weight"), "lm_heads.3.weight"),
-        (dict(drop="text_encoder.shared.weight"), "shared.weight"),
-        (dict(drop="audio_encoder.quantizer.layers.1.codebook.embed"), "layers.1.codebook.embed"),
-        (dict(add="decoder.model.extra"), "model.extra"),
-        (dict(add="stray.weight"), "stray.weight"),
-        (dict(config={"decoder": {"ffn_dim": 50}}), "fc1.weight"),
-        (dict(config={"decoder": {"activation_function": "relu"}}), "activation_function 'relu'"),
-        (dict(config={"decoder": {"scale_embedding": True}}), "scale_embedding"),
-        (dict(config={"decoder": {"num_attention_heads": 5}}), "5 heads"),
-        (dict(config={"decoder": {"pad_token_id": 0}}), "pad_token_id 0"),
-        (dict(config={"decoder": {"hidden_size": "32"}}), "hidden_size"),
-        (dict(config={"decoder": {"cross_attention_hidden_size": 16}}), "cross_attention_hidden_size"),
-        (dict(config={"text_encoder": {"model_type": "bert"}}), "model_type 'bert'"),
-        (dict(config={"text_encoder": {"feed_forward_proj": "silu"}}), "silu"),
-        (dict(config={"text_encoder": {"vocab_size": 10}}), "tokens|shared.weight"),
-        (dict(config={"audio_encoder": {"normalize": True}}), "without normalization"),
-        (dict(config={"audio_encoder": {"codebook_size": 32}}), "64 tokens"),
+        ({"drop": "enc_to_dec_proj.bias"}, "enc_to_dec_proj.bias"),
+        ({"drop": "decoder.lm_heads.3.weight"}, "lm_heads.3.weight"),
+        ({"drop": "text_encoder.shared.weight"}, "shared.weight"),
+        ({"drop": "audio_encoder.quantizer.layers.1.codebook.embed"}, "layers.1.codebook.embed"),
+        ({"add": "decoder.model.extra"}, "model.extra"),
+        ({"add": "stray.weight"}, "stray.weight"),
+        ({"config": {"decoder": {"ffn_dim": 50}}}, "fc1.weight"),
+        ({"config": {"decoder": {"activation_function": "relu"}}}, "activation_function 'relu'"),
+        ({"config": {"decoder": {"scale_embedding": True}}}, "scale_embedding"),
+        ({"config": {"decoder": {"num_attention_heads": 5}}}, "5 heads"),
+        ({"config": {"decoder": {"pad_token_id": 0}}}, "pad_token_id 0"),
+        ({"config": {"decoder": {"hidden_size": "32"}}}, "hidden_size"),
+        ({"config": {"decoder": {"cross_attention_hidden_size": 16}}}, "cross_attention_hidden_size"),
+        ({"config": {"text_encoder": {"model_type": "bert"}}}, "model_type 'bert'"),
+        ({"config": {"text_encoder": {"feed_forward_proj": "silu"}}}, "silu"),
+        ({"config": {"text_encoder": {"vocab_size": 10}}}, "tokens|shared.weight"),
+        ({"config": {"audio_encoder": {"normalize": True}}}, "without normalization"),
+        ({"config": {"audio_encoder": {"codebook_size": 32}}}, "64 tokens"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_named(checkpoint: Path, tmp_path: Path, changes: dict, message: str) -> None:

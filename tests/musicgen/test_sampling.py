@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola.errors import InputError
@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 seeds = st.integers(0, LARGEST_SEED)
 
 
+@settings(deadline=None)
 @given(seeds, st.integers(0, 99), st.integers(0, 50), st.integers(1, 9), st.integers(1, 8))
 def test_uniforms_depend_on_their_own_key_alone(seed: int, variation: int, start: int, steps: int, books: int) -> None:
     drawn = uniforms(seed, variation, range(start, start + steps), books)
@@ -134,7 +135,7 @@ def test_picks_follow_the_softmax(sampling: Sampling) -> None:
 
 
 def test_every_row_of_a_batch_has_its_own_settings() -> None:
-    settings = [
+    every = [
         Sampling(),
         Sampling(top_k=3),
         Sampling(temperature=0),
@@ -144,9 +145,9 @@ def test_every_row_of_a_batch_has_its_own_settings() -> None:
     ]
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
-        logits = torch.randn(len(settings), 4, 300, generator=generator) * 2
-        draws = 1 - torch.rand(len(settings), 4, generator=generator)
-        together = Picker(settings, 300, CPU)(logits, draws)
-        for row, sampling in enumerate(settings):
+        logits = torch.randn(len(every), 4, 300, generator=generator) * 2
+        draws = 1 - torch.rand(len(every), 4, generator=generator)
+        together = Picker(every, 300, CPU)(logits, draws)
+        for row, sampling in enumerate(every):
             alone = Picker([sampling], 300, CPU)(logits[row : row + 1], draws[row : row + 1])
             assert torch.equal(together[row], alone[0])
