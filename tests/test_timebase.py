@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola.timebase import MAX_SECONDS, Timebase, exact_seconds
@@ -19,6 +19,9 @@ CODECS = {"24 kHz": Timebase(24000, 320), "32 kHz": Timebase(32000, 640), "48 kH
 every_codec = pytest.mark.parametrize("clock", CODECS.values(), ids=CODECS)
 clocks = st.builds(Timebase, st.integers(1, 400_000), st.integers(1, 5_000))
 durations = st.fractions(0, MAX_SECONDS)
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 # ---- what the codecs need, to the sample

@@ -57,7 +57,7 @@ def test_a_rate_may_be_numpys() -> None:
         (np.zeros((1, 5), complex), "not complex128"),
         (np.array(["a"]), "floating point"),
         (None, "floating point"),
-        (np.zeros((96_000, 2)), "96000 channels: transpose"),
+        (np.zeros((96_000, 2)), "96000 channels, at most 64: transposed"),
     ],
 )
 def test_what_is_not_audio(samples: Any, says: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -261,7 +262,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, name: str, message: str) 
 @pytest.mark.parametrize(
     "name,channels,rate,encoding,message",
     [
-        ("a.mp3", 1, 44101, None, "MP3, 1 channels at 44101 Hz: .*sample rates"),
+        ("a.mp3", 1, 44101, None, r"\(1 channels at 44101 Hz as MP3\): .*sample rates"),
         ("a.mp3", 3, 24000, None, "save as .wav"),
         ("a.flac", 9, 24000, None, "save as .wav"),
         ("a.flac", 1, 24000, "float", "FLAC cannot hold encoding 'float': one of pcm24, pcm16"),
@@ -311,6 +312,22 @@ except OutputError as error:
     assert str(tmp_path / name) in ran.stdout
     assert "disk" in ran.stdout
     assert ran.stdout.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    script = f"""
+import numpy as np
+from hemiola.audio import io
+io.write({str(tmp_path / "a.mp3")!r}, np.random.default_rng(0).uniform(-0.5, 0.5, (2, 1 << 23)), 48000)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    waited_until = time.monotonic() + 60
+    while not any(tmp_path.iterdir()) and time.monotonic() < waited_until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -72,6 +72,12 @@ def test_the_same_rate_changes_nothing() -> None:
     np.testing.assert_array_equal(resample(sound, 44100, 44100), sound)
 
 
+@pytest.mark.parametrize("from_hz,to_hz", [(1, 10**6), (10**6, 1)])
+def test_rates_too_far_apart_are_refused_at_once(from_hz: int, to_hz: int) -> None:
+    with pytest.raises(AudioError, match="more than 1000 times apart"):
+        resample(np.ones((1, 10), np.float32), from_hz, to_hz)
+
+
 @pytest.mark.parametrize("to_hz", [0, -1, 1.5, "48000", None, True])
 def test_rates_that_are_none(to_hz: object) -> None:
     with pytest.raises(AudioError, match="cannot resample from 24000"):

@@ -92,7 +92,9 @@ def _checked_samples(samples: np.ndarray) -> np.ndarray:
     if array.size == 0:
         raise AudioError(f"audio of shape {list(array.shape)} is empty")
     if array.shape[0] > MAX_CHANNELS:
-        raise AudioError(f"samples {list(array.shape)} would be {array.shape[0]} channels: transpose them")
+        raise AudioError(
+            f"samples {list(array.shape)} are {array.shape[0]} channels, at most {MAX_CHANNELS}: transposed?"
+        )
     # A float64 value may be finite and still be too large for float32.
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, dtype=np.float32)

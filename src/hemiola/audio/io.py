@@ -86,8 +86,8 @@ def write(
             _confirm(temporary, samples.shape[1])
             _forget_time(temporary)
         except (soundfile.SoundFileError, AssertionError) as error:
-            shape = f"{samples.shape[0]} channels at {sample_rate} Hz"
-            raise OutputError(f"{path} cannot be written as {format_name}, {shape}: {_cause(error)}") from error
+            shape = f"{samples.shape[0]} channels at {sample_rate} Hz as {format_name}"
+            raise OutputError(f"{path} cannot be written ({shape}): {_cause(error)}") from error
     return Saved(path, encoding, 20 * math.log10(gain))
 
 
@@ -171,13 +171,13 @@ def _forget_time(path: Path) -> None:
 def _cause(error: Exception) -> str:
     text = str(error).partition(": ")[2] or str(error)
     if "System error" in text:
-        return "the disk may be full"
+        return "the disk may be full, or closed to writing"
     return "too many channels for it; save as .wav" if "not recognised" in text else text.rstrip(".")
 
 
 def _unreadable(error: Exception) -> str:
     text = str(error)
-    if any(sign in text for sign in ("not recognised", "samplerate must be", "not a regular file")):
+    if any(sign in text for sign in ("not recognised", "unimplemented", "samplerate must be", "not a regular file")):
         return "is not audio that can be read (wav, flac, ogg, mp3, aiff): convert it first, with ffmpeg for one"
     return f"is damaged or cut short ({text.rpartition(': ')[2].rstrip('.')}): export it again"
 

@@ -8,6 +8,9 @@ import soxr
 from hemiola.errors import AudioError
 from hemiola.timebase import Timebase
 
+# Far above this soxr works for hours on a handful of samples.
+_MOST = 1000
+
 
 def resampled_length(length: int, from_hz: int, to_hz: int) -> int:
     """Samples at `to_hz` that last nearest to `length` samples at `from_hz`: a half rounds up, and one is the least."""
@@ -20,11 +23,13 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     Raises AudioError for a rate that is not a positive whole number, or one that soxr cannot reach.
     """
     try:
+        if max(from_hz, to_hz) > _MOST * min(from_hz, to_hz):
+            raise ValueError(f"they are more than {_MOST} times apart")
         length = resampled_length(samples.shape[1], from_hz, to_hz)
         if from_hz == to_hz:
             return samples
         heard = soxr.resample(samples.T, from_hz, to_hz, quality="HQ").T[:, :length]
-    except (ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise AudioError(f"cannot resample from {from_hz} to {to_hz} Hz: {error}") from error
     missing = length - heard.shape[1]
     return np.ascontiguousarray(np.pad(heard, ((0, 0), (0, missing))), dtype=np.float32)
