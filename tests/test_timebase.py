@@ -119,6 +119,15 @@ def test_samples_are_the_nearest_whole_number_and_a_half_goes_up(clock: Timebase
     assert exact - Fraction(1, 2) < clock.samples(seconds) <= exact + Fraction(1, 2)
 
 
+@given(clocks, st.integers(0, 10**6))
+def test_exactly_half_a_sample_goes_up_and_a_hair_less_goes_down(clock: Timebase, samples: int) -> None:
+    half = Fraction(2 * samples + 1, 2 * clock.sample_rate)
+    hair = Fraction(1, 10**20)
+    if half <= MAX_SECONDS:
+        assert clock.samples(half) == samples + 1
+        assert clock.samples(half - hair) == samples
+
+
 @given(clocks, st.decimals(0, MAX_SECONDS, allow_nan=False, places=6))
 def test_a_decimal_means_itself_however_it_is_written(clock: Timebase, seconds: Decimal) -> None:
     expected = int((seconds * clock.sample_rate).quantize(Decimal(1), ROUND_HALF_UP))
