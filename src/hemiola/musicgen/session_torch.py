@@ -152,10 +152,9 @@ class Session:
         config = self.decoder.config
         fused = F.layer_norm(hidden, width, *layer.self_norm, NORM_EPSILON) @ layer.self_qkv
         heads = fused.view(self.rows, length, 3, config.num_attention_heads, config.head_dim).permute(2, 0, 3, 1, 4)
-        cache = self.caches[index]
-        cache[:, :, :, position : position + length] = heads[1:]
-        past = cache[:, :, :, : position + length]
-        mixed = F.scaled_dot_product_attention(heads[0], past[0], past[1], is_causal=length > 1)
+        self.caches[index].narrow(3, position, length).copy_(heads.narrow(0, 1, 2))
+        past_keys, past_values = self.caches[index].narrow(3, 0, position + length).unbind()
+        mixed = F.scaled_dot_product_attention(heads[0], past_keys, past_values, is_causal=length > 1)
         hidden = torch.addmm(hidden, _merge(mixed), layer.self_out)
         if self.text_rows:
             hidden = self._read(index, layer, hidden, length)
@@ -169,8 +168,8 @@ class Session:
         asking = F.layer_norm(hidden[:count], hidden.shape[1:], *layer.text_norm, NORM_EPSILON)
         query = asking @ layer.text_query
         query = query.view(self.text_rows, length, config.num_attention_heads, config.head_dim).transpose(1, 2)
-        keys_, values = self.text_caches[index]
-        mixed = F.scaled_dot_product_attention(query, keys_, values, attn_mask=self.allowed)
+        text_keys, text_values = self.text_caches[index].unbind()
+        mixed = F.scaled_dot_product_attention(query, text_keys, text_values, attn_mask=self.allowed)
         hidden[:count].addmm_(_merge(mixed), layer.text_out)
         return hidden
 
@@ -188,7 +187,7 @@ class Session:
 
 def _merge(mixed: Tensor) -> Tensor:
     """Heads [rows, heads, n, head_dim] -> [rows * n, d]."""
-    return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
+    return mixed.transpose(1, 2).reshape(mixed.shape[0] * mixed.shape[2], -1)
 
 
 def _guided(batch: Batch) -> list[int]:
