@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec, save
@@ -30,6 +30,7 @@ class CodecRecipe:
     warmup_steps: int = 100
     adversarial_from: int = 0
     mel_windows: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    mel_floor: float = 1e-3
     discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     discriminator_filters: int = 32
     quantiser_warmup_steps: int = 100
@@ -82,10 +83,15 @@ class CodecTraining(L.LightningModule):
         quantised, commitment = self.codebooks(self.codec.latents(audio), codebooks)
         return self.codec.synthesize(quantised)[..., : audio.shape[-1]], commitment
 
+    def mel(self, output: Tensor, audio: Tensor) -> Tensor:
+        """Multi-scale mel distance by the recipe's windows and floor."""
+        recipe, rate = self.recipe, self.config.sampling_rate
+        return losses.multi_scale_mel(output, audio, rate, recipe.mel_windows, floor=recipe.mel_floor)
+
     def validation_step(self, audio: Tensor, batch_idx: int) -> None:
         """Mel distance and SI-SDR in dB on held-out audio, and how much of each codebook is in use."""
         output, _ = self.reconstruct(audio, len(self.codebooks.embeds))
-        mel = losses.multi_scale_mel(output, audio, self.config.sampling_rate, self.recipe.mel_windows)
+        mel = self.mel(output, audio)
         self.log_dict({"valid/mel": mel, "valid/si_sdr_db": si_sdr_db(output, audio)}, sync_dist=True)
         self.log("valid/codebook_use", self.codebooks.usage().mean(), sync_dist=True)
 
@@ -111,7 +117,7 @@ class CodecTraining(L.LightningModule):
 
         return {
             "waveform": lambda: losses.waveform_l1(output, audio),
-            "mel": lambda: losses.multi_scale_mel(output, audio, self.config.sampling_rate, self.recipe.mel_windows),
+            "mel": lambda: self.mel(output, audio),
             "adversarial": lambda: losses.hinge_generator(judge(output, "fake")[0]),
             "features": lambda: losses.feature_matching(judge(audio, "real")[1], judge(output, "fake")[1]),
         }
@@ -154,6 +160,20 @@ class CodecTraining(L.LightningModule):
         choices = [self.config.codebooks_for(kbps) for kbps in self.config.target_bandwidths]
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
         return choices[int(torch.randint(len(choices), (1,), generator=generator))]
+
+
+def initialise(codec: Encodec) -> None:
+    """Draw weights that keep the signal's variance from layer to layer.
+
+    Torch's own start loses the signal on the way through 30 unnormalised layers: what reaches the loudspeaker at
+    first then hardly depends on what went in, and hundreds of steps pass before anything is learned.
+    """
+    for module in codec.modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            overlap = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
+            inputs = module.in_channels * module.kernel_size[0] / overlap
+            nn.init.normal_(module.weight, std=inputs**-0.5)
+            nn.init.zeros_(module.bias)
 
 
 def si_sdr_db(output: Tensor, reference: Tensor) -> Tensor:

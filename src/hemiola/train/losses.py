@@ -54,12 +54,18 @@ def mel_spectrogram(audio: Tensor, sample_rate: int, n_fft: int, mels: int) -> T
     return filters @ magnitude(audio, n_fft, n_fft // 4)
 
 
-def multi_scale_mel(output: Tensor, reference: Tensor, sample_rate: int, windows: Sequence[int], mels: int = 64) -> Tensor:
-    """L1 of the magnitudes plus RMS over bands of their logarithms, averaged over windows (EnCodec, eq. 3)."""
+def multi_scale_mel(
+    output: Tensor, reference: Tensor, sample_rate: int, windows: Sequence[int], *, mels: int = 64, floor: float = 1e-3
+) -> Tensor:
+    """L1 of the magnitudes plus RMS over bands of their logarithms, averaged over windows (EnCodec, eq. 3).
+
+    `floor` is the magnitude below which a band counts as silent; noise of that RMS has it in every band. A floor far
+    below hearing makes the loss about the noise in silent bands, and little else is learned.
+    """
     total = output.new_zeros(())
     for n_fft in windows:
         ours, theirs = (mel_spectrogram(each, sample_rate, n_fft, mels) for each in (output, reference))
-        log_difference = torch.log(ours + EPSILON) - torch.log(theirs + EPSILON)
+        log_difference = torch.log(ours + floor) - torch.log(theirs + floor)
         log_term = (log_difference.square().mean(-2) + EPSILON**2).sqrt().mean()
         total = total + (ours - theirs).abs().mean() + log_term
     return total / len(windows)

@@ -22,7 +22,7 @@ from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
 from hemiola.train import config as configs
 from hemiola.train.captions import learn_tokenizer
-from hemiola.train.codec import CodecRecipe, CodecTraining
+from hemiola.train.codec import CodecRecipe, CodecTraining, initialise
 from hemiola.train.data import Clip, Segments, StepData, clips
 from hemiola.train.fit import Run, fit
 from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining
@@ -73,6 +73,7 @@ def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
     recipe = configs.build(CodecRecipe, {"steps": run.steps, "seed": run.seed, **recipe_values}, "recipe")
     L.seed_everything(run.seed, verbose=False)
     codec = Encodec(configs.build(EncodecConfig, model_values, "model"))
+    initialise(codec)
     clock = Timebase(codec.config.sampling_rate, 1)
     segments = [
         Segments(part, clock, str(data.segment_seconds), codec.config.channels, run.seed + number)
@@ -126,7 +127,7 @@ def _clips(data: Data, progress: Progress | None) -> tuple[list[Clip], list[Clip
 
 
 def _frozen(wanted: FrozenCodec, choice: Backend) -> Encodec:
-    codec: Encodec = EncodecModel.from_pretrained(wanted.path, backend="torch", device=choice.device).network
+    codec: Encodec = EncodecModel.from_pretrained(wanted.path, backend="torch", device=choice.device)._network
     return codec.eval().requires_grad_(False)
 
 
