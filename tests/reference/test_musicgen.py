@@ -23,38 +23,40 @@ from hemiola.musicgen.t5_torch import T5Encoder
 TEXT_WIDTH = 20
 
 
-def reference_model(channels: int = 1, text_width: int = TEXT_WIDTH) -> transformers.MusicgenForConditionalGeneration:
+TINY = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48}
+SMALL = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "ffn_dim": 4096}
+
+
+def reference_model(
+    channels: int = 1, text_width: int = TEXT_WIDTH, vocab_size: int = 32, std: float = 0.2, size: dict[str, int] = TINY
+) -> transformers.MusicgenForConditionalGeneration:
     torch.manual_seed(5)
     config = transformers.MusicgenConfig(
         text_encoder=transformers.T5Config(
             vocab_size=60, d_model=text_width, d_kv=4, d_ff=24, num_layers=2, num_heads=4
         ),
         audio_encoder=transformers.EncodecConfig(
-            target_bandwidths=[2.0],
+            target_bandwidths=[5.0],
             sampling_rate=800,
             num_filters=2,
             hidden_size=8,
-            codebook_size=32,
+            codebook_size=vocab_size,
             upsampling_ratios=[4, 2],
             num_lstm_layers=1,
         ),
         decoder=transformers.MusicgenDecoderConfig(
-            vocab_size=32,
-            hidden_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            ffn_dim=48,
+            vocab_size=vocab_size,
             num_codebooks=4 * channels,
             audio_channels=channels,
-            pad_token_id=32,
-            bos_token_id=32,
-            initializer_factor=0.2,
+            pad_token_id=vocab_size,
+            bos_token_id=vocab_size,
+            **size,
         ),
     )
     model = transformers.MusicgenForConditionalGeneration(config).eval()
     for name, parameter in model.named_parameters():
         if name.startswith(("decoder.", "enc_to_dec")):
-            torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
+            torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=std)
     for name, buffer in model.named_buffers():
         if name.endswith("codebook.embed"):
             torch.nn.init.normal_(buffer)
@@ -216,3 +218,22 @@ def test_transformers_loads_what_we_save(dtype: str, tmp_path: Path) -> None:
             torch.testing.assert_close(loaded.state_dict()[name], tensor, atol=tolerance, rtol=tolerance, msg=name)
     audio = loaded.generate(input_ids=torch.tensor([tokens]), do_sample=False, max_new_tokens=8)
     assert audio.shape == (1, 1, 5 * 8)
+
+
+@pytest.mark.slow
+def test_a_decoder_as_large_as_musicgen_small_equals_transformers(tmp_path: Path) -> None:
+    reference = reference_model(vocab_size=2048, std=0.04, size=SMALL)
+    ours = written_by_transformers(reference, tmp_path)
+    tokens = torch.randint(2049, (2, 4, 9))
+    text = torch.randn(2, 5, TEXT_WIDTH)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    with torch.inference_mode():
+        wanted = reference(encoder_outputs=(text,), attention_mask=mask, decoder_input_ids=tokens.reshape(8, 9)).logits
+        found = our_decoder(reference)(tokens, text, mask)
+    torch.testing.assert_close(found, wanted.view_as(found), atol=1e-4, rtol=1e-4)
+    ids = ours.tokenizer.encode("slow piano with rain")
+    steps = 24
+    codes = reference_codes(reference, [ids], steps, guidance_scale=3.0)
+    del reference
+    (found_codes,) = ours.tokens([Job("slow piano with rain", steps - 3, sampling=GREEDY)])
+    assert np.array_equal(found_codes, codes)
