@@ -112,6 +112,11 @@ def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_destination(path: str | Path, *, force: bool = False) -> None:
+    """Raise OutputError now for what `replacing` and `write` would refuse later: after long work, that is late."""
+    _refuse_place(Path(path), force)
+
+
 def _refuse_place(path: Path, force: bool) -> None:
     if not path.parent.is_dir():
         raise OutputError(f"the folder {path.parent} does not exist: create it first")

@@ -1,1 +1,53 @@
-"""The command line: one small file a command."""
+"""The command line: one small file a command, each of which imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from hemiola import __version__
+from hemiola.cli import decode, encode, failures, generate, models, train
+
+app = typer.Typer(
+    name="hemiola",
+    help="Music on neural codecs, exact to the sample.",
+    epilog="Paths of the files written go to stdout, one a line; everything else that is said goes to stderr.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(generate.generate)
+app.command()(encode.encode)
+app.command()(decode.decode)
+app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; at any place.")] = False,
+) -> None:
+    """Music on neural codecs, exact to the sample."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 when it was done, else one line on stderr and the code of what went wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # The hint "run again with --debug" is followed by adding it at the end, where it would belong to the command.
+    options_end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:options_end]
+    words = [word for word in words[:options_end] if word != "--debug"] + words[options_end:]
+    with failures.told(debug):
+        code = app(words, prog_name="hemiola", standalone_mode=False)
+        sys.stdout.flush()
+        failures.leave(code or 0)

@@ -19,6 +19,11 @@ class Window:
     frames: int
     prompt: int
 
+    @property
+    def first(self) -> int:
+        """The first frame that is new."""
+        return self.start + self.prompt
+
 
 def window_frames(config: MusicgenConfig) -> int:
     """The most frames a model can write at once: 30 s, or what its positions hold."""
@@ -32,11 +37,12 @@ def default_stride(window: int) -> int:
     return max(1, window * 3 // 5)
 
 
-def windows(frames: int, window: int, stride: int) -> Iterator[Window]:
-    """Cover `frames` frames: the first window whole, then `stride` new frames at a time after window - stride old ones.
+def windows(frames: int, window: int, stride: int | None = None) -> Iterator[Window]:
+    """Cover `frames` frames, one or more: the first window whole, then `stride` new frames after window - stride old.
 
     No window is issued whose prompt is not shorter than itself.
     """
+    stride = default_stride(window) if stride is None else stride
     if not 0 < stride <= window:
         raise InputError(f"the window stride must be from 1 to {window} frames, not {stride}")
     yield Window(0, min(frames, window), 0)

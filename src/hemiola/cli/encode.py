@@ -1,0 +1,58 @@
+"""`hemiola encode`: a sound file to codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from hemiola.cli import options, screen
+
+if TYPE_CHECKING:
+    from hemiola.audio.audio import Audio
+    from hemiola.codec.model import EncodecModel
+
+
+def encode(
+    sound: Annotated[Path, Argument(help="A sound file.", show_default=False)],
+    output: options.Output = None,
+    model: Annotated[str, Option(help=options.MODEL_HELP)] = "sketch",
+    bandwidth: Annotated[float | None, Option(help="In kbps, one of the codec's.", show_default="highest")] = None,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    force: options.Force = False,
+    allow_pickle: options.AllowPickle = False,
+) -> None:
+    """Turn a sound file into a codec's codes.
+
+    The codes go to a safetensors file with all that `hemiola decode` needs. What the codec does not take as it is,
+    is mixed and resampled first.
+    """
+    from hemiola.audio import io
+    from hemiola.audio.audio import Audio
+    from hemiola.cli import checkpoints
+    from hemiola.codec import codes
+    from hemiola.codec.model import EncodecModel
+
+    path = output or Path(sound.stem + codes.EXTENSION)
+    io.check_destination(path, force=force)
+    audio = Audio.load(sound)
+    checkpoint = checkpoints.found(model, allow_pickle)
+    codec = EncodecModel.from_pretrained(checkpoint.folder, backend=backend, device=device, allow_pickle=allow_pickle)
+    audio = _fitted(audio, codec)
+    encoded = codec.encode(audio.samples, bandwidth)
+    name, revision = checkpoints.identity(checkpoint)
+    codes.save(path, codes.Codes(encoded, name, revision, codec.sampling_rate, codec.channels), force=force)
+    screen.written(path)
+    frames = sum(chunk.shape[-1] for chunk in encoded.chunks)
+    screen.note(f"  {frames:,} frames of {encoded.chunks[0].shape[-2]} codebooks, {screen.shown(audio.seconds)}")
+
+
+def _fitted(audio: Audio, codec: EncodecModel) -> Audio:
+    """The audio as the codec takes it; what has to change is said."""
+    if audio.channels != codec.channels:
+        screen.note(f"  mixed: {audio.channels} channels to {codec.channels}")
+    if audio.sample_rate != codec.sampling_rate:
+        screen.note(f"  resampled: {audio.sample_rate:,} to {codec.sampling_rate:,} Hz")
+    return audio.to_channels(codec.channels).resample(codec.sampling_rate)

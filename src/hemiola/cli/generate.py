@@ -1,0 +1,150 @@
+"""`hemiola generate`: prompts to files of music, each with a record that makes it again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from hemiola.cli import options, screen
+from hemiola.errors import InputError
+
+if TYPE_CHECKING:
+    from hemiola.backend import Backend
+    from hemiola.cli.naming import Place
+    from hemiola.cli.records import Record
+    from hemiola.generation import MusicGen, Request, Result
+    from hemiola.weights.hub import Checkpoint
+
+# Pieces decoded side by side: what is said about each is the same, and memory stays modest.
+TOGETHER = 4
+MACHINE = {"backend": "auto", "device": "auto", "dtype": "float32"}
+
+
+def generate(
+    prompt: Annotated[str | None, Argument(help="What the music is to be like.", show_default=False)] = None,
+    seconds: Annotated[str | None, Option(help="Length, exact: 3, 2.5, 1/3.", show_default="8")] = None,
+    seed: Annotated[int | None, Option(help="Same seed, same music.", show_default="drawn")] = None,
+    output: Annotated[Path | None, Option("-o", "--output", help="File (.wav .flac .ogg .mp3) or folder.")] = None,
+    count: Annotated[int, Option(min=1, max=1000, help="Variations of each prompt.")] = 1,
+    batch_file: Annotated[Path | None, Option(help="Prompts, one a line: text or JSON; - is stdin.")] = None,
+    from_: Annotated[Path | None, Option("--from", help="Make the piece of this .json again.")] = None,
+    model: Annotated[str | None, Option(help=options.MODEL_HELP, show_default="sketch")] = None,
+    guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none.", show_default="3.0")] = None,
+    negative: Annotated[str | None, Option(help="A prompt to steer away from.")] = None,
+    top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all.", show_default="250")] = None,
+    top_p: Annotated[float | None, Option(help="Share of probability kept.", show_default="off")] = None,
+    temperature: Annotated[float | None, Option(help="0: always the likeliest.", show_default="1.0")] = None,
+    backend: Annotated[str | None, Option(help="torch or mlx.", show_default="auto")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu.", show_default="auto")] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16, float16.", show_default="float32")] = None,
+    force: options.Force = False,
+    allow_pickle: options.AllowPickle = False,
+) -> None:
+    """Make music from a prompt, exactly as long as you say.
+
+    Writes the audio and a .json beside it, from which `hemiola generate --from FILE.json` makes the same piece again.
+    Without -o the file is named after prompt and seed. Several pieces are numbered: song-1.wav, song-2.wav.
+    """
+    from hemiola.cli import naming, records
+
+    record = None if from_ is None else records.read(from_)
+    settings = _given(prompt=prompt, seconds=seconds, seed=seed, guidance=guidance, negative=negative)
+    settings |= _given(top_k=top_k, top_p=top_p, temperature=temperature)
+    requests = _requests(settings, record, batch_file, count)
+    places = naming.places(output, requests, count, force=force)
+    machine = _given(backend=backend, device=device, dtype=dtype)
+    studio = _load(model, machine, record, allow_pickle)
+    # A record is held to what it says when nothing about the music is asked for otherwise.
+    is_again = record is not None and not settings and model is None and count == 1
+    _make(requests, places, studio, record if is_again else None)
+
+
+@dataclass(frozen=True)
+class _Studio:
+    """A model ready to use, and what a record says about it."""
+
+    music: MusicGen
+    checkpoint: Checkpoint
+    choice: Backend
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """The options that were given; of the others a record speaks, or the defaults of Request."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _requests(settings: dict[str, Any], record: Record | None, batch_file: Path | None, count: int) -> list[Request]:
+    """What is to be made, in order, each with its seed: `count` variations of every prompt."""
+    from hemiola.cli import batch_file as prompts
+    from hemiola.generation import Request
+
+    if batch_file is not None and (record is not None or "prompt" in settings):
+        raise InputError("--batch-file brings its own prompts: leave out the prompt and --from")
+    if batch_file is not None:
+        wanted = prompts.read(batch_file, settings)
+    elif record is not None:
+        wanted = [Request(**{**record.request, **settings})]
+    elif "prompt" in settings:
+        wanted = [Request(**settings)]
+    else:
+        raise InputError('a prompt is missing: hemiola generate "slow piano with soft drums"')
+    if not all((request.prompt or "").strip() for request in wanted):
+        screen.note("note: an empty prompt leaves the model free to play anything")
+    seeded = [request.settled() for request in wanted]
+    return [replace(each, variation=each.variation + number) for each in seeded for number in range(count)]
+
+
+def _load(model: str | None, machine: dict[str, str], record: Record | None, allow_pickle: bool) -> _Studio:
+    from hemiola import backend as backends
+    from hemiola.cli import checkpoints
+    from hemiola.generation import DEFAULT_MODEL, MusicGen
+
+    if record is not None:
+        machine = {**record.machine, **machine}
+    name = model or (record.model if record else DEFAULT_MODEL)
+    checkpoint = checkpoints.found(name, allow_pickle)
+    choice = backends.choose(*(machine.get(name, default) for name, default in MACHINE.items()))
+    music = MusicGen.from_pretrained(
+        checkpoint.folder, backend=choice.name, device=choice.device, dtype=choice.dtype, allow_pickle=allow_pickle
+    )
+    return _Studio(music, checkpoint, choice)
+
+
+def _make(requests: list[Request], places: list[Place], studio: _Studio, expected: Record | None) -> None:
+    clock = studio.music.timebase
+    lengths = [clock.seconds(request.samples(clock)) for request in requests]
+    for first in range(0, len(requests), TOGETHER):
+        group = slice(first, first + TOGETHER)
+        last = min(group.stop, len(requests))
+        title = "music" if len(requests) <= TOGETHER else f"{first + 1}-{last} of {len(requests)}"
+        began = time.perf_counter()
+        with screen.music_bar(title, sum(lengths[group], Fraction())) as progress:
+            results = studio.music.generate(requests[group], progress=progress)
+        speed = float(sum(lengths[group])) / (time.perf_counter() - began)
+        for result, place in zip(results, places[group]):
+            if expected is not None:
+                expected.require_same(result)
+            _write(result, place, studio)
+            screen.note(
+                f"  {result.audio.length:,} samples, {screen.shown(result.audio.seconds)}, {speed:.1f}x real time"
+            )
+
+
+def _write(result: Result, place: Place, studio: _Studio) -> None:
+    """Write record and audio; both appear, or neither."""
+    from hemiola.audio.io import replacing
+    from hemiola.cli import naming, records
+
+    with place.claimed() as (path, force):
+        text = records.record(result, path, studio.checkpoint, studio.choice)
+        with replacing(naming.record_path(path), force=force) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            saved = result.audio.save(path, force=force)
+    screen.written(path)
+    if saved.gain_db:
+        screen.note(f"  turned down by {-saved.gain_db:.1f} dB, for {saved.encoding} would have clipped")

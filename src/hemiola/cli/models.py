@@ -1,0 +1,109 @@
+"""`hemiola models list | show | fetch`: what checkpoints there are, and what is in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hemiola.cli import options, screen
+from hemiola.errors import WeightsError
+
+app = typer.Typer(help="What models there are, and what is in them.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help=options.MODEL_HELP, show_default=False)]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the models that this package knows: bundled, on this disk, or on the hub.
+
+    One a line: the name, a tab, and where it is.
+    """
+    from hemiola.weights import hub
+
+    on_disk = {each.name: each for each in hub.cached()}
+    for name in dict.fromkeys([*hub.names(), *on_disk]):
+        place = "bundled" if name in hub.BUNDLED else "on this disk" if name in on_disk else "to be fetched"
+        screen.written(f"{name}\t{place}")
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Show what is known of a model on this disk: one fact a line, its name, a tab, its value."""
+    for fact, value in _facts(_on_disk(name)).items():
+        screen.written(f"{fact}\t{value}")
+
+
+@app.command()
+def fetch(name: Name, allow_pickle: options.AllowPickle = False) -> None:
+    """Fetch a model from the hub, once; what is here already is not fetched again."""
+    from hemiola.cli import checkpoints
+
+    screen.written(checkpoints.found(name, allow_pickle).folder)
+
+
+def _on_disk(name: str) -> Any:
+    """The checkpoint, without fetching anything."""
+    from hemiola.weights import hub
+
+    if name in hub.BUNDLED or Path(name).expanduser().is_dir():
+        return hub.locate(name)
+    repo, _, revision = name.partition("@")
+    for checkpoint in hub.cached():
+        if checkpoint.name == repo and checkpoint.revision.startswith(revision if revision != "main" else ""):
+            return checkpoint
+    if "/" in name and not Path(name).exists():
+        raise WeightsError(f"{name} is not on this disk: hemiola models fetch {name}")
+    return hub.locate(name)
+
+
+def _facts(checkpoint: Any) -> dict[str, Any]:
+    from hemiola.cli import checkpoints
+    from hemiola.codec.config import EncodecConfig
+    from hemiola.musicgen.config import MusicgenConfig
+    from hemiola.musicgen.windows import window_frames
+    from hemiola.weights import hub, keys
+
+    values = json.loads((checkpoint.folder / hub.CONFIG).read_text(encoding="utf-8"))
+    name, revision = checkpoints.identity(checkpoint)
+    files = keys.files(checkpoint.folder, allow_pickle=True)
+    facts: dict[str, Any] = {"name": name, "revision": revision or "-", "folder": checkpoint.folder}
+    facts["licence"] = checkpoints.licence(checkpoint)
+    facts["size"] = screen.shown_bytes(sum(file.stat().st_size for file in files))
+    facts |= _parameters(files)
+    if "audio_encoder" in values:
+        config = MusicgenConfig.from_dict(values)
+        facts["kind"] = "text to music"
+        clock = config.codec.timebase
+        facts["window"] = screen.shown(clock.seconds(clock.samples_of(window_frames(config))))
+        facts["decoder"] = f"{config.decoder.num_hidden_layers} layers, {config.decoder.hidden_size} wide"
+        return facts | {"channels": config.decoder.audio_channels} | _codec_facts(config.codec)
+    codec = EncodecConfig.from_dict(values)
+    return facts | {"kind": "codec", "channels": codec.channels} | _codec_facts(codec)
+
+
+def _codec_facts(codec: Any) -> dict[str, Any]:
+    return {
+        "sampling rate": f"{codec.sampling_rate} Hz",
+        "frame rate": f"{float(codec.frame_rate):g} frames/s",
+        "codebooks": f"{codec.codebooks} of {codec.codebook_size}",
+        "bandwidths": ", ".join(f"{each:g}" for each in codec.target_bandwidths) + " kbps",
+    }
+
+
+def _parameters(files: list[Path]) -> dict[str, str]:
+    """How many numbers the weights are, read from the heads of the files alone."""
+    from math import prod
+
+    from safetensors import safe_open
+
+    if any(file.suffix != ".safetensors" for file in files):
+        return {}
+    count = 0
+    for path in files:
+        with safe_open(path, framework="numpy") as file:
+            count += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return {"parameters": f"{count:,}"}

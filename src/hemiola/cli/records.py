@@ -1,0 +1,106 @@
+"""The JSON beside each piece: all that it takes to make the same piece again, and to know that it is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hemiola import __version__
+from hemiola.backend import Backend
+from hemiola.cli import checkpoints
+from hemiola.errors import HemiolaError, InputError
+from hemiola.generation import Request, Result
+from hemiola.weights.hub import Checkpoint
+
+REQUEST_FIELDS = tuple(field.name for field in fields(Request))
+_NEEDED = {"prompt", "seconds", "seed", "model", "codes_sha256"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a record file holds, as far as it takes to make the piece again."""
+
+    path: Path
+    values: dict[str, Any]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The fields of the request."""
+        return {name: self.values[name] for name in REQUEST_FIELDS if name in self.values}
+
+    @property
+    def model(self) -> str:
+        """The name under which the model is found again."""
+        return checkpoints.name_of(self.values["model"], self.values.get("revision", ""))
+
+    @property
+    def machine(self) -> dict[str, str]:
+        """Backend, device and dtype that it was made with."""
+        return {name: self.values[name] for name in ("backend", "device", "dtype") if name in self.values}
+
+    def require_same(self, result: Result) -> None:
+        """Raise HemiolaError unless the piece came out as it is recorded."""
+        if codes_sha256(result.codes) == self.values["codes_sha256"]:
+            return
+        versions = dict(self.values.get("versions", {}))
+        made = ", ".join([*self.machine.values(), *(f"{name} {version}" for name, version in versions.items())])
+        raise HemiolaError(
+            f"{self.path} does not come out the same here, so nothing was written (made with {made}): "
+            "give its prompt and seed instead of --from to make it anew"
+        )
+
+
+def read(path: Path) -> Record:
+    """The record in a file; raises InputError for anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name the .json beside a piece") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a record: name the .json beside a piece, not the piece itself") from error
+    if not isinstance(values, dict) or not values.keys() >= _NEEDED:
+        raise InputError(f"{path} is not the record of a piece: expected the .json that hemiola generate wrote")
+    if not isinstance(values["model"], str) or not isinstance(values.get("revision", ""), str):
+        raise InputError(f"{path} names no model: expected the .json that hemiola generate wrote")
+    return Record(path, values)
+
+
+def record(result: Result, audio: Path, checkpoint: Checkpoint, choice: Backend) -> str:
+    """The JSON text that goes beside a piece."""
+    model, revision = checkpoints.identity(checkpoint)
+    values = {
+        **result.request.to_dict(),
+        "model": model,
+        "revision": revision,
+        "backend": choice.name,
+        "device": choice.device,
+        "dtype": choice.dtype,
+        "audio": audio.name,
+        "samples": result.audio.length,
+        "sample_rate": result.audio.sample_rate,
+        "channels": result.audio.channels,
+        "codes_sha256": codes_sha256(result.codes),
+        "versions": _versions(choice.name),
+    }
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def codes_sha256(codes: np.ndarray) -> str:
+    """SHA-256 of codes [codebooks, frames] as little-endian int32, row by row, with their shape before them."""
+    return hashlib.sha256(repr(codes.shape).encode() + codes.astype("<i4").tobytes()).hexdigest()
+
+
+def _versions(backend: str) -> dict[str, str]:
+    return {
+        "hemiola": __version__,
+        backend: importlib.metadata.version(backend),
+        "numpy": importlib.metadata.version("numpy"),
+        "python": platform.python_version(),
+    }

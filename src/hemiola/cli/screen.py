@@ -1,0 +1,109 @@
+"""What a person sees, all of it on stderr: notes, and progress bars where stderr is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+Progress = Callable[[int, int], None]
+
+
+def note(text: str) -> None:
+    """Say one line."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def written(path: object) -> None:
+    """Name a file that was written: the one thing that goes to stdout."""
+    print(path, flush=True)  # noqa: T201
+
+
+def shown(seconds: Fraction | float) -> str:
+    """Seconds for reading: 3 is "3 s", 1/3 is "0.333 s"."""
+    text = f"{float(seconds):.3f}".rstrip("0").rstrip(".")
+    return f"{text} s"
+
+
+def shown_bytes(count: int) -> str:
+    """Bytes for reading: 1234567 is "1.2 MB"."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+
+
+@contextmanager
+def music_bar(title: str, seconds: Fraction) -> Iterator[Progress]:
+    """A bar for `seconds` of music in the making, against real time; it is fed steps done and in all."""
+    began = time.perf_counter()
+
+    def status(part: float) -> str:
+        made, past = part * float(seconds), time.perf_counter() - began
+        return f"{made:.1f}/{float(seconds):.1f} s {made / past if past else 0:.1f}x"
+
+    with _bar(title, status) as progress:
+        yield progress
+
+
+@contextmanager
+def counting_bar(title: str) -> Iterator[Progress]:
+    """A bar that counts how many of how many are done."""
+    with _bar(title, None) as progress:
+        yield progress
+
+
+@contextmanager
+def download_bar(name: str) -> Iterator[Progress]:
+    """A bar for bytes that arrive."""
+    with _bar(name, None, is_bytes=True) as progress:
+        yield progress
+
+
+@contextmanager
+def _bar(title: str, status: Callable[[float], str] | None, *, is_bytes: bool = False) -> Iterator[Progress]:
+    """A bar that appears with its first step: where nothing is counted, nothing is drawn and rich is not loaded."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    bars: list = []
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(_drawn(title, is_bytes))
+            bars[0].start()
+        shown = status(done / max(total, 1)) if status else _counted(done, total, is_bytes)
+        bars[0].update(bars[0].task_ids[0], completed=done, total=total, status=shown)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars:
+            bar.stop()
+
+
+def _counted(done: int, total: int, is_bytes: bool) -> str:
+    return f"{shown_bytes(done)}/{shown_bytes(total)}" if is_bytes else f"{done}/{total}"
+
+
+def _drawn(title: str, is_bytes: bool) -> object:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True)),
+        console=console,
+        transient=True,
+        expand=True,
+        refresh_per_second=5,
+    )
+    bar.add_task(title, total=None, status="")
+    return bar
