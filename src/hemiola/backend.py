@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from hemiola.errors import BackendError
 
 BACKENDS = ("torch", "mlx")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = {"torch": ("cpu", "cuda", "mps"), "mlx": ("cpu", "gpu")}
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,19 @@ def choose(name: str = "auto", device: str = "auto", dtype: str = "float32") -> 
     if (name, device, dtype) == ("torch", "cpu", "float16"):
         raise BackendError("float16 is very slow on a CPU: use --dtype float32 or bfloat16")
     return Backend(name, device, dtype)
+
+
+def on_device(method: _Method) -> _Method:
+    """A method of an object with a `device`, "cpu" or "gpu", that computes there whatever mlx's default device is."""
+
+    @functools.wraps(method)
+    def on_its_device(self: Any, *arguments: Any, **named: Any) -> Any:
+        import mlx.core as mx
+
+        with mx.stream(getattr(mx, self.device)):
+            return method(self, *arguments, **named)
+
+    return on_its_device  # type: ignore[return-value]
 
 
 def installed(name: str) -> bool:

@@ -1,0 +1,281 @@
+"""EnCodec in MLX: SEANet encoder and decoder around a residual vector quantizer. Mirrors encodec_torch.py.
+
+Channels come last here: what is [B, C, T] in torch is [B, T, C], except where numpy goes in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten
+from numpy.typing import NDArray
+
+from hemiola.backend import Backend, on_device
+from hemiola.codec import plan
+from hemiola.codec.config import EncodecConfig
+from hemiola.weights import keys, layout
+
+# Rows of latents that are compared with a codebook at a time: 4096 x 2048 distances are 32 MB, however long the audio.
+BLOCK_ROWS = 4096
+# Training state that a published checkpoint carries in its codebooks and that coding has no use for.
+IGNORABLE = ("*.codebook.inited", "*.codebook.cluster_size", "*.codebook.embed_avg")
+
+
+class Conv(nn.Module):
+    """A convolution over time, padded to a whole number of strides."""
+
+    def __init__(self, spec: plan.Conv) -> None:
+        super().__init__()
+        self.spec = spec
+        self.conv = nn.Conv1d(spec.inputs, spec.outputs, spec.kernel, spec.stride, dilation=spec.dilation)
+        self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [B, T, inputs] -> [B, ceil(T / stride), outputs]."""
+        left, right = self.spec.left, self.spec.right + self.spec.extra(x.shape[1])
+        return self.norm(self.conv(pad(x, left, right, self.spec.pad_mode)))
+
+
+class ConvTranspose(nn.Module):
+    """A transposed convolution over time, trimmed to whole strides."""
+
+    def __init__(self, spec: plan.ConvTranspose) -> None:
+        super().__init__()
+        self.spec = spec
+        self.conv = nn.ConvTranspose1d(spec.inputs, spec.outputs, spec.kernel, spec.stride)
+        self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [B, T, inputs] -> [B, T * stride, outputs]."""
+        x = self.norm(self.conv(x))
+        return x[:, self.spec.left : x.shape[1] - self.spec.right]
+
+
+class Residual(nn.Module):
+    """Two convolutions with a way around them."""
+
+    def __init__(self, spec: plan.Residual) -> None:
+        super().__init__()
+        first, second = spec.convs
+        self.block = [nn.ELU(), Conv(first), nn.ELU(), Conv(second)]
+        self.shortcut = nn.Identity() if spec.shortcut is None else Conv(spec.shortcut)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [B, T, width] -> shortcut(x) + conv(elu(conv(elu(x)))), of the same shape."""
+        y = x
+        for layer in self.block:
+            y = layer(y)
+        return self.shortcut(x) + y
+
+
+class Lstm(nn.Module):
+    """A stack of LSTM layers over time with a way around it."""
+
+    def __init__(self, spec: plan.Lstm) -> None:
+        super().__init__()
+        self.lstm = [nn.LSTM(spec.width, spec.width) for _ in range(spec.layers)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [B, T, width] -> lstm(x) + x, of the same shape."""
+        y = x
+        for layer in self.lstm:
+            y = layer(y)[0]
+        return y + x
+
+
+class Elu(nn.ELU):
+    """x, or exp(x) - 1 where x is negative."""
+
+    def __init__(self, spec: plan.Elu) -> None:
+        super().__init__()
+
+
+LAYERS: dict[type, Callable[[Any], nn.Module]] = {
+    plan.Conv: Conv,
+    plan.ConvTranspose: ConvTranspose,
+    plan.Residual: Residual,
+    plan.Lstm: Lstm,
+    plan.Elu: Elu,
+}
+
+
+class Seanet(nn.Module):
+    """A plan, built and run in order."""
+
+    def __init__(self, specs: plan.Plan) -> None:
+        super().__init__()
+        self.layers = [LAYERS[type(spec)](spec) for spec in specs]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Audio [B, samples, channels] -> latents [B, F, D] for an encoder, and back for a decoder."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Codebook(nn.Module):
+    """One table of vectors, `embed` [size, D]."""
+
+    embed: mx.array
+
+    def __init__(self, config: EncodecConfig) -> None:
+        super().__init__()
+        self.embed = mx.zeros((config.codebook_size, config.hidden_size))
+
+    def nearest(self, x: mx.array) -> mx.array:
+        """x [N, D] -> index of the entry at the smallest distance [N]; both in float32."""
+        embed = self.embed.astype(mx.float32)
+        # |x - e|^2 without |x|^2, which is the same for every entry.
+        return mx.addmm(embed.square().sum(1), x, embed.T, alpha=-2).argmin(1)
+
+
+class CodebookLayer(nn.Module):
+    """Holds a codebook under the name that it has in a checkpoint."""
+
+    def __init__(self, config: EncodecConfig) -> None:
+        super().__init__()
+        self.codebook = Codebook(config)
+
+
+class Quantizer(nn.Module):
+    """Residual vector quantizer: each codebook codes what the ones before it left over."""
+
+    def __init__(self, config: EncodecConfig) -> None:
+        super().__init__()
+        self.layers = [CodebookLayer(config) for _ in range(config.codebooks)]
+
+    @property
+    def codebooks(self) -> list[Codebook]:
+        """The tables in the order in which they code."""
+        return [layer.codebook for layer in self.layers]
+
+    def encode(self, x: mx.array, codebooks: int) -> mx.array:
+        """x [N, D] float32 -> codes [codebooks, N] uint32."""
+        blocks = []
+        for start in range(0, len(x), BLOCK_ROWS):
+            rows, codes = x[start : start + BLOCK_ROWS], []
+            for codebook in self.codebooks[:codebooks]:
+                codes.append(codebook.nearest(rows))
+                rows = rows - codebook.embed[codes[-1]]
+            blocks.append(mx.stack(codes))
+        return mx.concatenate(blocks, axis=1)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """codes [K, N] -> the sum of their entries [N, D]."""
+        first, *others = zip(self.codebooks, codes)
+        x = first[0].embed[first[1]]
+        for codebook, indices in others:
+            x = x + codebook.embed[indices]
+        return x
+
+
+class Encodec(nn.Module):
+    """The codec. Parameter names are the checkpoint's, with weight norm folded into `...conv.weight`."""
+
+    def __init__(self, config: EncodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Seanet(plan.encoder_plan(config))
+        self.decoder = Seanet(plan.decoder_plan(config))
+        self.quantizer = Quantizer(config)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """What the networks compute in; the codebooks stay in float32."""
+        return self.decoder.layers[0].conv.weight.dtype
+
+    def latents(self, audio: mx.array) -> mx.array:
+        """audio [B, samples, channels] -> latents [B, ceil(samples / hop), D]; differentiable."""
+        return self.encoder(audio.astype(self.dtype))
+
+    def quantize(self, latents: mx.array, codebooks: int) -> mx.array:
+        """latents [B, F, D] -> codes [B, codebooks, F] uint32, in float32 whatever the latents are."""
+        batch, frames, width = latents.shape
+        x = latents.reshape(-1, width).astype(mx.float32)
+        codes = self.quantizer.encode(x, codebooks)
+        return codes.reshape(codebooks, batch, frames).swapaxes(0, 1)
+
+    def dequantize(self, codes: mx.array) -> mx.array:
+        """codes [B, K, F] integers -> latents [B, F, D] float32."""
+        batch, codebooks, frames = codes.shape
+        x = self.quantizer.decode(codes.swapaxes(0, 1).reshape(codebooks, -1))
+        return x.reshape(batch, frames, -1)
+
+    def synthesize(self, latents: mx.array) -> mx.array:
+        """latents [B, F, D] -> audio [B, F * hop, channels]; differentiable."""
+        return self.decoder(latents.astype(self.dtype))
+
+    @on_device
+    def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `latents`, from numpy to numpy, which have channels first."""
+        return _array(self.latents(self._tensor(audio)).swapaxes(1, 2).astype(mx.float32))
+
+    @on_device
+    def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
+        """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy."""
+        codes = self.quantize(self.latents(self._tensor(audio)), codebooks)
+        return _array(codes.astype(mx.int32))
+
+    @on_device
+    def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """codes [B, K, F] -> audio [B, channels, F * hop], in numpy."""
+        return _array(self.synthesize(self.dequantize(mx.array(codes))).swapaxes(1, 2).astype(mx.float32))
+
+    def _tensor(self, array: NDArray) -> mx.array:
+        return mx.array(array).swapaxes(1, 2)
+
+
+def pad(x: mx.array, left: int, right: int, mode: str) -> mx.array:
+    """Pad the axis of time by `left` and `right`, by reflection or ("constant") zeros."""
+    if left == 0 and right == 0:
+        return x
+    if mode != "reflect":
+        return mx.pad(x, [(0, 0), (left, right), (0, 0)])
+    # A reflection needs more samples than it mirrors: a short input gets zeros first, which are cut off again.
+    short = max(0, max(left, right) + 1 - x.shape[1])
+    if short:
+        x = mx.pad(x, [(0, 0), (0, short), (0, 0)])
+    length = x.shape[1]
+    before, after = x[:, 1 : left + 1][:, ::-1], x[:, length - 1 - right : length - 1][:, ::-1]
+    x = mx.concatenate([before, x, after], axis=1)
+    return x[:, : x.shape[1] - short] if short else x
+
+
+def _array(x: mx.array) -> NDArray:
+    """To numpy; then memory goes back that only so long a piece of audio needs."""
+    array = np.array(x)
+    mx.clear_cache()
+    return array
+
+
+def load(
+    source: str | Path | Mapping[str, mx.array], config: EncodecConfig, choice: Backend, *, where: str = "codec"
+) -> Encodec:
+    """A codec from a checkpoint folder, or from tensors by name (weight norm folded or not), in eval mode.
+
+    Raises WeightsError that lists every tensor that is missing, surplus or mis-shaped; `where` opens the message.
+    """
+    with mx.stream(getattr(mx, choice.device)):
+        tensors = source if isinstance(source, Mapping) else keys.read(source, "mlx")
+        tensors = keys.fold_weight_norm(tensors)
+        # Nothing is computed before it is asked for: what these modules are initialised with never is.
+        model = Encodec(config)
+        model.device = choice.device
+        parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+        expected = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+        transposed = [f"{name}.weight" for name, each in model.named_modules() if isinstance(each, nn.ConvTranspose1d)]
+        shapes = layout.checkpoint_shapes(expected, transposed)
+        keys.check(shapes, tensors, where=where, ignorable=IGNORABLE)
+        tensors = layout.to_mlx({name: tensors[name] for name in shapes}, transposed)
+        dtype = getattr(mx, choice.dtype)
+        state = {name: tensors[name].astype(mx.float32 if "codebook" in name else dtype) for name in expected}
+        model.load_weights(list(state.items()))
+        # Read here and now: what is left lazy belongs to this thread, and a server's others could not use it.
+        mx.eval(model.parameters())
+        model.eval()
+    return model
