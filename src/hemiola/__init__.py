@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from hemiola.audio.audio import Audio
     from hemiola.codec.model import EncodecModel
     from hemiola.errors import HemiolaError
-    from hemiola.generation import MusicGen, Request, generate
+    from hemiola.generation import MusicGen, generate
+    from hemiola.request import Request
     from hemiola.timebase import Timebase
 
 __version__ = "0.1.0"
@@ -34,7 +35,7 @@ _HOMES = {
     "EncodecModel": "hemiola.codec.model",
     "HemiolaError": "hemiola.errors",
     "MusicGen": "hemiola.generation",
-    "Request": "hemiola.generation",
+    "Request": "hemiola.request",
     "Timebase": "hemiola.timebase",
     "generate": "hemiola.generation",
 }

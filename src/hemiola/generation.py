@@ -6,12 +6,9 @@ and a server all call this file.
 
 from __future__ import annotations
 
-import math
-import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -21,70 +18,14 @@ from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.sampling import LARGEST_SEED, Sampling
 from hemiola.musicgen.windows import Window, window_frames, windows
-from hemiola.timebase import Seconds, Timebase, exact_seconds
+from hemiola.request import Request
+from hemiola.timebase import Seconds, Timebase
 
 DEFAULT_MODEL = "sketch"
-MAX_SECONDS = 3600  # an hour: longer is a slip of the keyboard more often than a wish
-MAX_PROMPT = 2000  # characters: a text is read whole, in memory that grows with its square
 
 Progress = Callable[[int, int], None]
 Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One piece of music to make; immutable, and the same whatever else is made beside it.
-
-    `seconds` is exact: a float means what it prints. Without a `seed` one is drawn, and the result tells which.
-    `variation` tells apart pieces of one prompt and seed. `guidance` weighs the prompt (1: unguided); `negative` is
-    a prompt to steer away from. No prompt, or a blank one, leaves the model free. `top_k` 0 and `top_p` None set no
-    limit; temperature 0 always takes the likeliest. Raises InputError for a value that can not be.
-    """
-
-    prompt: str | None = None
-    seconds: Seconds = 8
-    seed: int | None = None
-    variation: int = 0
-    top_k: int = 250
-    top_p: float | None = None
-    temperature: float = 1.0
-    guidance: float = 3.0
-    negative: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("prompt", "negative"):
-            _require_text(name, getattr(self, name))
-        _require_duration(self.seconds)
-        for name in ("seed", "variation", "top_k"):
-            if name != "seed" or self.seed is not None:
-                object.__setattr__(self, name, _whole(name, getattr(self, name)))
-        for name in ("top_p", "temperature", "guidance"):
-            _require_number(name, getattr(self, name), optional=name == "top_p")
-        _ = self.sampling
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are picked."""
-        return Sampling(self.top_k, self.top_p, self.temperature)
-
-    def samples(self, timebase: Timebase) -> int:
-        """Samples asked for; raises InputError when the duration rounds to none."""
-        samples = timebase.samples(self.seconds)
-        if samples < 1:
-            rate = timebase.sample_rate
-            raise InputError(f"{self.seconds} s is less than half a sample at {rate} Hz: ask for more seconds")
-        return samples
-
-    def settled(self) -> Request:
-        """The same request with a seed: its own, or one that is drawn now."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbits(32))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The request as JSON can hold it; `Request(**values)` is the same request again."""
-        exact = self.seconds if isinstance(self.seconds, (int, float, str)) else str(self.seconds)
-        return {**asdict(self), "seconds": exact}
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,21 +179,16 @@ def _loaded(model: str, backend: str, device: str, dtype: str) -> MusicGen:
 def _job(request: Request, window: Window, total: int, written: np.ndarray) -> Job:
     prompt = written[:, window.start :] if window.prompt else None
     return Job(
-        text=_said(request.prompt),
+        text=request.words,
         frames=min(window.frames, total - window.start),
         seed=request.seed or 0,
         variation=request.variation,
         sampling=request.sampling,
         guidance=request.guidance,
-        negative=_said(request.negative),
+        negative=request.negative_words,
         prompt=prompt,
         start=window.start,
     )
-
-
-def _said(text: str | None) -> str | None:
-    """The text, or None when it is blank: a blank prompt is no prompt, and has no words to weigh."""
-    return text if text and text.strip() else None
 
 
 class _Counted:
@@ -271,33 +207,3 @@ class _Counted:
             return None
         report, before, total = self._progress, self._before[window], self._total
         return lambda done, _: report(before + done, total)
-
-
-def _require_text(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{name} must be text, not {value!r}")
-    if isinstance(value, str) and len(value) > MAX_PROMPT:
-        raise InputError(f"{name} has {len(value)} characters, at most {MAX_PROMPT} make sense: shorten it")
-
-
-def _require_duration(seconds: Seconds) -> None:
-    remedy = f"seconds must be above 0 and at most {MAX_SECONDS} (an hour)"
-    try:
-        exact = exact_seconds(seconds)
-    except ValueError as error:
-        raise InputError(f"{error}: {remedy}") from None
-    if not 0 < exact <= MAX_SECONDS:
-        raise InputError(f"{remedy}, not {seconds}")
-
-
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= LARGEST_SEED:
-        raise InputError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, not {value!r}")
-    return int(value)
-
-
-def _require_number(name: str, value: object, optional: bool) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} must be a finite number from 0, not {value!r}")

@@ -112,8 +112,14 @@ def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_place(path: str | Path, *, force: bool = False) -> None:
+    """Raise OutputError now for what `replacing` would refuse later: after long work, later is late."""
+    _refuse_place(Path(path), force)
+
+
 def check_destination(path: str | Path, *, force: bool = False) -> None:
-    """Raise OutputError now for what `replacing` and `write` would refuse later: after long work, that is late."""
+    """`check_place` for a sound file: its extension has to name a format as well."""
+    _format(Path(path), None)
     _refuse_place(Path(path), force)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -18,6 +20,9 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain help: it wraps on a narrow terminal where tables would cut words, and needs no time to load.
+    rich_markup_mode=None,
+    context_settings={"terminal_width": max(30, min(shutil.get_terminal_size().columns, 100) - 2)},
 )
 app.command()(generate.generate)
 app.command()(encode.encode)
@@ -33,7 +38,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def everywhere(
     version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; at any place.")] = False,
 ) -> None:
@@ -47,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options_end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:options_end]
     words = [word for word in words[:options_end] if word != "--debug"] + words[options_end:]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path may hold bytes that are no text
     with failures.told(debug):
         code = app(words, prog_name="hemiola", standalone_mode=False)
         sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import Any
 
 from hemiola.cli.records import REQUEST_FIELDS
 from hemiola.errors import InputError
-from hemiola.generation import Request
+from hemiola.request import Request
 
 
 def read(path: Path, settings: dict[str, Any]) -> list[Request]:

@@ -14,13 +14,13 @@ from hemiola.errors import InputError
 def decode(
     file: Annotated[Path, Argument(metavar="CODES", help="What hemiola encode wrote.", show_default=False)],
     output: options.Output = None,
-    model: Annotated[str | None, Option(help="Another codec than the file names.", show_default="its own")] = None,
+    model: Annotated[str | None, Option(help="Another codec than the one that the file names.")] = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
-    """Turn a codec's codes back into sound, as long as what was encoded, to the sample."""
+    """Turn codes back into sound, exact to the sample."""
     from hemiola.audio import io
     from hemiola.audio.audio import Audio
     from hemiola.cli import checkpoints, naming

@@ -18,7 +18,7 @@ def encode(
     sound: Annotated[Path, Argument(help="A sound file.", show_default=False)],
     output: options.Output = None,
     model: Annotated[str, Option(help=options.MODEL_HELP)] = "sketch",
-    bandwidth: Annotated[float | None, Option(help="In kbps, one of the codec's.", show_default="highest")] = None,
+    bandwidth: Annotated[float | None, Option(help="In kbps, one of the codec's. [default: the highest]")] = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     force: options.Force = False,
@@ -36,7 +36,7 @@ def encode(
     from hemiola.codec.model import EncodecModel
 
     path = output or Path(sound.stem + codes.EXTENSION)
-    io.check_destination(path, force=force)
+    io.check_place(path, force=force)
     audio = Audio.load(sound)
     checkpoint = checkpoints.found(model, allow_pickle)
     codec = EncodecModel.from_pretrained(checkpoint.folder, backend=backend, device=device, allow_pickle=allow_pickle)

@@ -28,6 +28,9 @@ def told(debug: bool) -> Iterator[None]:
     except (KeyboardInterrupt, typer.Abort):
         leave(INTERRUPTED)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]  # noqa: T201
+            sys.exit(2)
         if debug:
             traceback.print_exc()
         message, code = explained(error)

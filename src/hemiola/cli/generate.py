@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hemiola.backend import Backend
     from hemiola.cli.naming import Place
     from hemiola.cli.records import Record
-    from hemiola.generation import MusicGen, Request, Result
+    from hemiola.generation import MusicGen, Result
+    from hemiola.request import Request
     from hemiola.weights.hub import Checkpoint
 
 # Pieces decoded side by side: what is said about each is the same, and memory stays modest.
@@ -27,21 +28,21 @@ MACHINE = {"backend": "auto", "device": "auto", "dtype": "float32"}
 
 def generate(
     prompt: Annotated[str | None, Argument(help="What the music is to be like.", show_default=False)] = None,
-    seconds: Annotated[str | None, Option(help="Length, exact: 3, 2.5, 1/3.", show_default="8")] = None,
-    seed: Annotated[int | None, Option(help="Same seed, same music.", show_default="drawn")] = None,
+    seconds: Annotated[str | None, Option(help="Length, exact: 3, 2.5, 1/3. [default: 8]")] = None,
+    seed: Annotated[int | None, Option(help="Same seed, same music. [default: drawn]")] = None,
     output: Annotated[Path | None, Option("-o", "--output", help="File (.wav .flac .ogg .mp3) or folder.")] = None,
     count: Annotated[int, Option(min=1, max=1000, help="Variations of each prompt.")] = 1,
     batch_file: Annotated[Path | None, Option(help="Prompts, one a line: text or JSON; - is stdin.")] = None,
     from_: Annotated[Path | None, Option("--from", help="Make the piece of this .json again.")] = None,
-    model: Annotated[str | None, Option(help=options.MODEL_HELP, show_default="sketch")] = None,
-    guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none.", show_default="3.0")] = None,
+    model: Annotated[str | None, Option(help=f"{options.MODEL_HELP} [default: sketch]")] = None,
+    guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
     negative: Annotated[str | None, Option(help="A prompt to steer away from.")] = None,
-    top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all.", show_default="250")] = None,
-    top_p: Annotated[float | None, Option(help="Share of probability kept.", show_default="off")] = None,
-    temperature: Annotated[float | None, Option(help="0: always the likeliest.", show_default="1.0")] = None,
-    backend: Annotated[str | None, Option(help="torch or mlx.", show_default="auto")] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu.", show_default="auto")] = None,
-    dtype: Annotated[str | None, Option(help="float32, bfloat16, float16.", show_default="float32")] = None,
+    top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,
+    top_p: Annotated[float | None, Option(help="Share of probability kept. [default: off]")] = None,
+    temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: 1.0]")] = None,
+    backend: Annotated[str | None, Option(help="torch or mlx. [default: auto]")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu. [default: auto]")] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16, float16. [default: float32]")] = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
@@ -81,7 +82,7 @@ def _given(**values: Any) -> dict[str, Any]:
 def _requests(settings: dict[str, Any], record: Record | None, batch_file: Path | None, count: int) -> list[Request]:
     """What is to be made, in order, each with its seed: `count` variations of every prompt."""
     from hemiola.cli import batch_file as prompts
-    from hemiola.generation import Request
+    from hemiola.request import Request
 
     if batch_file is not None and (record is not None or "prompt" in settings):
         raise InputError("--batch-file brings its own prompts: leave out the prompt and --from")
@@ -93,7 +94,7 @@ def _requests(settings: dict[str, Any], record: Record | None, batch_file: Path 
         wanted = [Request(**settings)]
     else:
         raise InputError('a prompt is missing: hemiola generate "slow piano with soft drums"')
-    if not all((request.prompt or "").strip() for request in wanted):
+    if not all(request.words for request in wanted):
         screen.note("note: an empty prompt leaves the model free to play anything")
     seeded = [request.settled() for request in wanted]
     return [replace(each, variation=each.variation + number) for each in seeded for number in range(count)]
@@ -143,7 +144,8 @@ def _write(result: Result, place: Place, studio: _Studio) -> None:
     with place.claimed() as (path, force):
         text = records.record(result, path, studio.checkpoint, studio.choice)
         with replacing(naming.record_path(path), force=force) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # A path may hold bytes that are no text; this writes them as JSON does.
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
             saved = result.audio.save(path, force=force)
     screen.written(path)
     if saved.gain_db:

@@ -18,9 +18,9 @@ Name = Annotated[str, typer.Argument(help=options.MODEL_HELP, show_default=False
 
 @app.command("list")
 def list_() -> None:
-    """List the models that this package knows: bundled, on this disk, or on the hub.
+    """List models: name, tab, where it is.
 
-    One a line: the name, a tab, and where it is.
+    Those bundled, those fetched to this disk, and those on the hub that are known to fit.
     """
     from hemiola.weights import hub
 
@@ -32,14 +32,20 @@ def list_() -> None:
 
 @app.command()
 def show(name: Name) -> None:
-    """Show what is known of a model on this disk: one fact a line, its name, a tab, its value."""
+    """Show the facts of a model on this disk.
+
+    One a line: what it is, a tab, its value.
+    """
     for fact, value in _facts(_on_disk(name)).items():
         screen.written(f"{fact}\t{value}")
 
 
 @app.command()
 def fetch(name: Name, allow_pickle: options.AllowPickle = False) -> None:
-    """Fetch a model from the hub, once; what is here already is not fetched again."""
+    """Fetch a model from the hub, once.
+
+    What is on this disk already is not fetched again.
+    """
     from hemiola.cli import checkpoints
 
     screen.written(checkpoints.found(name, allow_pickle).folder)

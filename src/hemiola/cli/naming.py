@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hemiola.audio import io
 from hemiola.errors import OutputError
-from hemiola.generation import Request
+from hemiola.request import Request
 
 DEFAULT_FORMAT = ".wav"
 
@@ -32,7 +32,7 @@ class Place:
                 raise OutputError(f"the folder {self.path.parent.resolve()} may not be written: name a file with -o")
             return
         io.check_destination(self.path, force=self.force)
-        io.check_destination(record_path(self.path), force=self.force)
+        io.check_place(record_path(self.path), force=self.force)
 
     @contextmanager
     def claimed(self) -> Iterator[tuple[Path, bool]]:

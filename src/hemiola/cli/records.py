@@ -16,7 +16,8 @@ from hemiola import __version__
 from hemiola.backend import Backend
 from hemiola.cli import checkpoints
 from hemiola.errors import HemiolaError, InputError
-from hemiola.generation import Request, Result
+from hemiola.generation import Result
+from hemiola.request import Request
 from hemiola.weights.hub import Checkpoint
 
 REQUEST_FIELDS = tuple(field.name for field in fields(Request))

@@ -1,0 +1,122 @@
+"""A request: one piece of music to make, as a value that is checked when it is made."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
+from typing import Any
+
+from hemiola.errors import InputError
+from hemiola.musicgen.sampling import LARGEST_SEED, Sampling
+from hemiola.timebase import Seconds, Timebase, exact_seconds
+
+MAX_SECONDS = 3600  # an hour: longer is a slip of the keyboard more often than a wish
+MAX_PROMPT = 2000  # characters: a text is read whole, in memory that grows with its square
+MAX_SETTING = 1000  # of guidance and temperature: far beyond sense, and safe in float32
+LEAST_TEMPERATURE = 0.001  # below it, 0 is what is meant
+
+
+@dataclass(frozen=True)
+class Request:
+    """One piece of music to make; immutable, and the same whatever else is made beside it.
+
+    `seconds` is exact: a float means what it prints. Without a `seed` one is drawn, and the result tells which.
+    `variation` tells apart pieces of one prompt and seed. `guidance` weighs the prompt (1: unguided); `negative` is
+    a prompt to steer away from. No prompt, or a blank one, leaves the model free. `top_k` 0 and `top_p` None set no
+    limit; temperature 0 always takes the likeliest. Raises InputError for a value that cannot be.
+    """
+
+    prompt: str | None = None
+    seconds: Seconds = 8
+    seed: int | None = None
+    variation: int = 0
+    top_k: int = 250
+    top_p: float | None = None
+    temperature: float = 1.0
+    guidance: float = 3.0
+    negative: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "negative"):
+            _require_text(name, getattr(self, name))
+        _require_duration(self.seconds)
+        checks: dict[str, Callable[[str, object], float]] = {
+            **dict.fromkeys(("seed", "variation", "top_k"), _whole),
+            **dict.fromkeys(("top_p", "temperature", "guidance"), _number),
+        }
+        for name, check in checks.items():
+            value = getattr(self, name)
+            if value is not None or name not in ("seed", "top_p"):
+                object.__setattr__(self, name, check(name, value))
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise InputError(f"temperature must be 0 or at least {LEAST_TEMPERATURE}, not {self.temperature}")
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are picked."""
+        return Sampling(self.top_k, self.top_p, self.temperature)
+
+    @property
+    def words(self) -> str | None:
+        """The prompt, or None when it is blank."""
+        return self.prompt if self.prompt and self.prompt.strip() else None
+
+    @property
+    def negative_words(self) -> str | None:
+        """The negative prompt, or None when it is blank."""
+        return self.negative if self.negative and self.negative.strip() else None
+
+    def samples(self, timebase: Timebase) -> int:
+        """Samples asked for; raises InputError when the duration rounds to none."""
+        samples = timebase.samples(self.seconds)
+        if samples < 1:
+            rate = timebase.sample_rate
+            raise InputError(f"{self.seconds} s is less than half a sample at {rate} Hz: ask for more seconds")
+        return samples
+
+    def settled(self) -> Request:
+        """The same request with a seed: its own, or one that is drawn now."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(32))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as JSON can hold it; `Request(**values)` is the same request again."""
+        exact = self.seconds if isinstance(self.seconds, (int, float, str)) else str(self.seconds)
+        return {**asdict(self), "seconds": exact}
+
+
+def _require_text(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be text, not {value!r}")
+    if len(value) > MAX_PROMPT:
+        raise InputError(f"{name} has {len(value)} characters, at most {MAX_PROMPT} make sense: shorten it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is not text in UTF-8: {value!r}") from None
+
+
+def _require_duration(seconds: Seconds) -> None:
+    remedy = f"seconds must be above 0 and at most {MAX_SECONDS} (an hour)"
+    try:
+        exact = exact_seconds(seconds)
+    except ValueError as error:
+        raise InputError(f"{error}: {remedy}") from None
+    if not 0 < exact <= MAX_SECONDS:
+        raise InputError(f"{remedy}, not {seconds}")
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= LARGEST_SEED:
+        raise InputError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, not {value!r}")
+    return int(value)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= MAX_SETTING:  # type: ignore[operator]
+        raise InputError(f"{name} must be a number from 0 to {MAX_SETTING}, not {value!r}")
+    return float(value)
