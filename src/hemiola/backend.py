@@ -14,6 +14,7 @@ from hemiola.errors import BackendError
 
 BACKENDS = ("torch", "mlx")
 DTYPES = ("float32", "bfloat16", "float16")
+BITS = (8, 4)
 DEVICES = {"torch": ("cpu", "cuda", "mps"), "mlx": ("cpu", "gpu")}
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -21,22 +22,29 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Backend:
-    """A choice that has been checked: framework, device and dtype, all by name."""
+    """A choice that has been checked: framework, device and dtype, by name; bits of a quantised decoder's weights."""
 
     name: str
     device: str
     dtype: str
+    quantize: int | None = None
 
 
-def choose(name: str = "auto", device: str = "auto", dtype: str = "float32") -> Backend:
+def choose(name: str = "auto", device: str = "auto", dtype: str = "float32", quantize: int | None = None) -> Backend:
     """Settle `auto` into names that work here, or raise BackendError with what to install or to ask for instead."""
     name = _framework(name)
     if dtype not in DTYPES:
         raise BackendError(f"unknown dtype '{dtype}': one of {', '.join(DTYPES)}")
+    if quantize not in (None, *BITS):
+        raise BackendError(
+            f"weights cannot be quantised to {quantize} bits: {' or '.join(map(str, BITS))}, or not at all"
+        )
+    if quantize is not None and name != "mlx":
+        raise BackendError("only mlx quantises: use --backend mlx, or leave out --quantize")
     device = _device(name, device)
     if (name, device, dtype) == ("torch", "cpu", "float16"):
         raise BackendError("float16 is very slow on a CPU: use --dtype float32 or bfloat16")
-    return Backend(name, device, dtype)
+    return Backend(name, device, dtype, quantize)
 
 
 def on_device(method: _Method) -> _Method:
@@ -77,7 +85,11 @@ def _device(backend: str, device: str) -> str:
     if device != "auto" and kind not in DEVICES[backend]:
         raise BackendError(f"unknown device '{device}' for {backend}: one of auto, {', '.join(DEVICES[backend])}")
     if backend == "mlx":
-        import mlx.core as mx
+        try:
+            import mlx.core as mx
+        except ImportError as error:
+            # On Linux the package mlx alone holds no library to compute with.
+            raise BackendError("mlx is installed without a backend: pip install 'hemiola[mlx]'") from error
 
         has_gpu = mx.metal.is_available() or (hasattr(mx, "cuda") and mx.cuda.is_available())
         if device == "gpu" and not has_gpu:

@@ -1,0 +1,124 @@
+"""MusicGen's decoder in MLX, under Hugging Face's names: tokens and text in, logits for the next tokens out.
+
+This file is the whole sequence at once, as training would want it; step by step decoding stands in session_mlx.py.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from mlx import nn
+
+from hemiola.musicgen.config import DecoderConfig
+from hemiola.musicgen.positions import sinusoids
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases, of a sequence over itself or over the text."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def split(self, hidden: mx.array) -> mx.array:
+        """Hidden [B, S, width] -> one row a head, [B, heads, S, width / heads]."""
+        return mx.unflatten(hidden, -1, (self.heads, -1)).swapaxes(1, 2)
+
+    def __call__(self, hidden: mx.array, source: mx.array, allowed: mx.array | None = None) -> mx.array:
+        """Hidden [B, S, d] asks source [B, L, d] -> [B, S, d]; causal unless `allowed` [B, 1, 1, L] is given."""
+        q, k, v = self.split(self.q_proj(hidden)), self.split(self.k_proj(source)), self.split(self.v_proj(source))
+        mask: mx.array | str = "causal" if allowed is None else allowed
+        mixed = mx.fast.scaled_dot_product_attention(q, k, v, mask=mask, scale=q.shape[-1] ** -0.5)
+        return self.out_proj(mixed.swapaxes(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """Self-attention, attention to the text, feed-forward: each after a norm, each added to what came in."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.self_attn = Attention(width, config.num_attention_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.encoder_attn = Attention(width, config.num_attention_heads)
+        self.encoder_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.ffn_dim, bias=False)
+        self.fc2 = nn.Linear(config.ffn_dim, width, bias=False)
+        self.final_layer_norm = nn.LayerNorm(width)
+
+    def __call__(self, hidden: mx.array, text: mx.array, allowed: mx.array) -> mx.array:
+        """Hidden [B, S, d], projected text [B, L, d], allowed [B, 1, 1, L] -> [B, S, d]."""
+        asking = self.self_attn_layer_norm(hidden)
+        hidden = hidden + self.self_attn(asking, asking)
+        hidden = hidden + self.encoder_attn(self.encoder_attn_layer_norm(hidden), text, allowed)
+        return hidden + self.fc2(nn.gelu(self.fc1(self.final_layer_norm(hidden))))
+
+
+class Stack(nn.Module):
+    """Embeddings of all codebooks, the layers, the last norm."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        tables = [nn.Embedding(config.vocab_size + 1, config.hidden_size) for _ in range(config.num_codebooks)]
+        self.embed_tokens = tables
+        self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
+        self.layer_norm = nn.LayerNorm(config.hidden_size)
+
+    def __call__(self, tokens: mx.array, text: mx.array, allowed: mx.array) -> mx.array:
+        """Tokens [B, K, S], projected text [B, L, d], allowed [B, 1, 1, L] -> hidden [B, S, d]."""
+        hidden = mx.stack([table(tokens[:, k]) for k, table in enumerate(self.embed_tokens)]).sum(0)
+        hidden = hidden + mx.array(sinusoids(*hidden.shape[1:])).astype(hidden.dtype)
+        for layer in self.layers:
+            hidden = layer(hidden, text, allowed)
+        return self.layer_norm(hidden)
+
+
+class Decoder(nn.Module):
+    """The language model over codebooks; `enc_to_dec_proj` brings text states to its width and is kept with it."""
+
+    def __init__(self, config: DecoderConfig, text_width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.model = {"decoder": Stack(config)}
+        heads = [nn.Linear(config.hidden_size, config.vocab_size, bias=False) for _ in range(config.num_codebooks)]
+        self.lm_heads = heads
+        if text_width != config.hidden_size:
+            self.enc_to_dec_proj = nn.Linear(text_width, config.hidden_size)
+        for module in self.modules():
+            self._initialise(module)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight = mx.random.normal(module.weight.shape, scale=self.config.initializer_factor)
+        if isinstance(module, nn.Linear) and "bias" in module:
+            module.bias = mx.zeros(module.bias.shape)
+
+    def project(self, text: mx.array, mask: mx.array) -> mx.array:
+        """Text states [B, L, text_width] and mask [B, L] -> [B, L, d], zero where the mask is 0.
+
+        A row whose mask is all 0 is the null condition of classifier-free guidance: zeros after the projection.
+        """
+        projected = self.enc_to_dec_proj(text) if hasattr(self, "enc_to_dec_proj") else text
+        return projected * mask[..., None].astype(projected.dtype)
+
+    def __call__(self, tokens: mx.array, text: mx.array, text_mask: mx.array) -> mx.array:
+        """All steps at once, differentiable and causal.
+
+        Args:
+            tokens: integers [B, K, S], positions 0 ... S - 1 of a delay pattern, position 0 all special.
+            text: [B, L, text_width], the text encoder's states before the projection; L >= 1.
+            text_mask: [B, L], 0 where padded; all 0 for a row trained without its text.
+
+        Returns:
+            logits [B, K, S, vocab_size]; those at s are for position s + 1 of the pattern.
+        """
+        mask = text_mask.astype(mx.bool_)
+        # A row with no text sees one key of zeros: its attention is then exactly 0, where an empty softmax is NaN.
+        empty = ~mask.any(-1, keepdims=True)
+        first = mx.arange(mask.shape[1]) == 0
+        allowed = (mask | (empty & first))[:, None, None, :]
+        hidden = self.model["decoder"](tokens, self.project(text, mask), allowed)
+        return mx.stack([head(hidden) for head in self.lm_heads], axis=1)
