@@ -12,9 +12,9 @@ WORD = r"\p{L}+#?|\p{N}+"  # "C#" is one word; other punctuation says nothing
 
 
 def learn_tokenizer(captions: Iterable[str], words: int) -> Tokenizer:
-    """The `words` most frequent lower-case words of the captions; a number is one word, ids 0, 1, 2 are pad, end, unknown.
+    """A tokenizer of at most `words` ids: 0, 1, 2 are pad, end and unknown, then the captions' most frequent words.
 
-    Every text ends with the end token, as T5's do.
+    Words are in lower case and a number is a word. Every text ends with the end token, as T5's do.
     """
     normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     splitter = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)

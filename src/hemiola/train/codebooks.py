@@ -1,27 +1,36 @@
 """Codebooks that learn: k-means start, moving averages, and dead codes brought back to life.
 
-A residual vector quantiser is not trained by gradients: each codebook entry follows the mean of the vectors it stands for.
+A residual vector quantiser is not trained by gradients: each entry follows the mean of the vectors it stands for.
 Every rank of a distributed run issues the same collectives in the same order, whatever its data, so no branch can hang.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hemiola.codec.encodec_torch import Codebook
+
 
 class CodebookTrainer(nn.Module):
     """Trains the codebooks of a residual quantiser by exponential moving averages.
 
-    `embeds` are the quantiser's own tables, [codes, D] each, updated in place. For the first `warmup_steps` the latents
-    pass unquantised and fill a reservoir, from which k-means then starts the codebooks one residual after another.
+    `codebooks` are the quantiser's own, updated in place. For the first `warmup_steps` the latents pass unquantised and
+    fill a reservoir, from which k-means then starts the codebooks one residual after another.
     """
+
+    step: Tensor
+    used: Tensor
+    sums: Tensor
+    reservoir: Tensor
 
     def __init__(
         self,
-        embeds: list[Tensor],
+        codebooks: Sequence[Codebook],
         *,
         decay: float = 0.99,
         warmup_steps: int = 100,
@@ -30,13 +39,19 @@ class CodebookTrainer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.embeds = embeds
+        # In a tuple they are no submodules: their tables are saved with the codec, and once.
+        self.codebooks = tuple(codebooks)
         self.decay, self.warmup_steps, self.dead_share, self.seed = decay, warmup_steps, dead_share, seed
-        size, width = embeds[0].shape
+        size, width = codebooks[0].embed.shape
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        self.register_buffer("used", torch.ones(len(embeds), size))
-        self.register_buffer("sums", torch.zeros(len(embeds), size, width))
+        self.register_buffer("used", torch.ones(len(codebooks), size))
+        self.register_buffer("sums", torch.zeros(len(codebooks), size, width))
         self.register_buffer("reservoir", torch.zeros(reservoir_frames, width))
+
+    @property
+    def embeds(self) -> list[Tensor]:
+        """The tables, [codes, D] each; looked up anew, for moving a module to a device gives it other buffers."""
+        return [codebook.embed for codebook in self.codebooks]
 
     @property
     def warming_up(self) -> bool:
@@ -71,20 +86,21 @@ class CodebookTrainer(nn.Module):
         step = int(self.step)
         self.step += 1
         if step < self.warmup_steps:
-            self._remember(vectors, step)
+            self._remember(gather(vectors), step)
             if step == self.warmup_steps - 1:
                 self._start()
 
     def _remember(self, vectors: Tensor, step: int) -> None:
-        """Fill the reservoir round-robin, so it ends with the newest vectors."""
+        """Fill the reservoir round-robin, so it ends with the newest vectors; it is the same on every rank."""
         size = len(self.reservoir)
         count = min(len(vectors), size)
         places = (torch.arange(count, device=vectors.device) + step * count) % size
         self.reservoir[places] = vectors[:count]
 
     def _start(self) -> None:
-        filled = gather(self.reservoir)
-        residual = filled[filled.abs().sum(1) > 0]
+        filled = self.reservoir[self.reservoir.abs().sum(1) > 0]
+        # An encoder that gives nothing but zeros still gets a codebook: of zeros.
+        residual = filled if len(filled) else self.reservoir
         for index, embed in enumerate(self.embeds):
             table = k_means(residual, len(embed), seed=self.seed + index)
             if dist.is_available() and dist.is_initialized():
@@ -97,15 +113,17 @@ class CodebookTrainer(nn.Module):
 
     @torch.no_grad()
     def _pick(self, residual: Tensor, index: int) -> Tensor:
-        embed = self.embeds[index]
-        nearest = (embed.square().sum(1) - 2 * residual @ embed.t()).argmin(1)
+        embed = self.codebooks[index].embed
+        # Half precision would pick another entry than the codec itself does.
+        with torch.autocast(residual.device.type, enabled=False):
+            nearest = (embed.square().sum(1) - 2 * residual @ embed.t()).argmin(1)
         chosen = F.embedding(nearest, embed).clone()
         if self.training:
             self._move(residual, nearest, index)
         return chosen
 
     def _move(self, residual: Tensor, nearest: Tensor, index: int) -> None:
-        embed = self.embeds[index]
+        embed = self.codebooks[index].embed
         hits = torch.zeros_like(self.used[index]).index_add_(0, nearest, torch.ones_like(nearest, dtype=torch.float32))
         sums = torch.zeros_like(embed).index_add_(0, nearest, residual)
         hits, sums = reduce_sum(hits), reduce_sum(sums)
@@ -115,7 +133,7 @@ class CodebookTrainer(nn.Module):
         embed.copy_(self.sums[index] / self.used[index].clamp(min=1e-6)[:, None])
 
     def _revive(self, residual: Tensor, index: int, vectors: Tensor) -> None:
-        """Replace codes used less than `dead_share` of an even share by vectors of this batch, the same on every rank."""
+        """Replace codes used less than `dead_share` of an even share by vectors of this batch, alike on every rank."""
         even = vectors / len(self.used[index])
         dead = self.used[index] < self.dead_share * even
         generator = torch.Generator().manual_seed(hash((self.seed, int(self.step), index)) % 2**31)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -13,16 +13,19 @@ from torch import Tensor, nn
 
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec, save
+from hemiola.errors import InputError
 from hemiola.train import losses
 from hemiola.train.codebooks import CodebookTrainer
 from hemiola.train.discriminators import MultiScaleDiscriminator
+
+ENCODEC_LOSSES = {"waveform": 0.1, "mel": 2.0, "adversarial": 4.0, "features": 4.0}
 
 
 @dataclass(frozen=True)
 class CodecRecipe:
     """What a codec is trained with. Loss weights are shares of the update (see losses.Balancer); 0 switches one off."""
 
-    losses: Mapping[str, float] = field(default_factory=lambda: {"waveform": 0.1, "mel": 2.0, "adversarial": 4.0, "features": 4.0})
+    losses: Mapping[str, float] = field(default_factory=lambda: dict(ENCODEC_LOSSES))
     commitment: float = 0.25
     learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.5, 0.9)
@@ -37,6 +40,11 @@ class CodecRecipe:
     codebook_decay: float = 0.99
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.losses) - set(ENCODEC_LOSSES))
+        if unknown:
+            raise InputError(f"unknown loss {unknown[0]}: known are {', '.join(ENCODEC_LOSSES)}")
+
 
 class CodecTraining(L.LightningModule):
     """Batches are audio float32 [B, C, samples]."""
@@ -47,9 +55,11 @@ class CodecTraining(L.LightningModule):
         self.codec, self.recipe = codec, recipe
         self.config: EncodecConfig = codec.config
         self.balancer = losses.Balancer(recipe.losses)
-        embeds = [layer.codebook.embed for layer in codec.quantizer.layers]
         self.codebooks = CodebookTrainer(
-            embeds, decay=recipe.codebook_decay, warmup_steps=recipe.quantiser_warmup_steps, seed=recipe.seed
+            codec.quantizer.codebooks,
+            decay=recipe.codebook_decay,
+            warmup_steps=recipe.quantiser_warmup_steps,
+            seed=recipe.seed,
         )
         adversarial = recipe.losses.get("adversarial", 0) or recipe.losses.get("features", 0)
         self.discriminator = (
@@ -60,9 +70,9 @@ class CodecTraining(L.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the codec and, where there is one, for the discriminator."""
-        parts = [self.codec] if self.discriminator is None else [self.codec, self.discriminator]
-        settings = {"lr": self.recipe.learning_rate, "betas": self.recipe.betas}
-        return [torch.optim.Adam(part.parameters(), **settings) for part in parts]
+        parts: list[nn.Module] = [self.codec] if self.discriminator is None else [self.codec, self.discriminator]
+        recipe = self.recipe
+        return [torch.optim.Adam(part.parameters(), lr=recipe.learning_rate, betas=recipe.betas) for part in parts]
 
     def training_step(self, audio: Tensor, batch_idx: int) -> None:
         """One update of the discriminator (when it is on) and one of the codec."""
@@ -76,7 +86,8 @@ class CodecTraining(L.LightningModule):
             self._update(optimizers[1], self._discriminator_loss(audio, output.detach()))
         terms = losses.weighted(self._terms(audio, output), self._active_weights(on))
         self._update_codec(optimizers[0], output, terms, commitment)
-        self.log_dict({**{f"train/{name}": value.detach() for name, value in terms.items()}, "train/commitment": commitment.detach()})
+        terms["commitment"] = commitment
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
 
     def reconstruct(self, audio: Tensor, codebooks: int) -> tuple[Tensor, Tensor]:
         """Audio -> (audio through the quantised codec, commitment loss)."""
@@ -112,7 +123,7 @@ class CodecTraining(L.LightningModule):
 
         def judge(which: Tensor, key: str) -> Any:
             if key not in judged:
-                judged[key] = self.discriminator(which)
+                judged[key] = self._judge(which)
             return judged[key]
 
         return {
@@ -123,7 +134,10 @@ class CodecTraining(L.LightningModule):
         }
 
     def _discriminator_loss(self, audio: Tensor, output: Tensor) -> Tensor:
-        return losses.hinge_discriminator(self.discriminator(audio)[0], self.discriminator(output)[0])
+        return losses.hinge_discriminator(self._judge(audio)[0], self._judge(output)[0])
+
+    def _judge(self, audio: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        return cast(MultiScaleDiscriminator, self.discriminator)(audio)
 
     def _update(self, optimizer: Any, loss: Tensor) -> None:
         optimizer.zero_grad()
@@ -173,7 +187,8 @@ def initialise(codec: Encodec) -> None:
             overlap = module.stride[0] if isinstance(module, nn.ConvTranspose1d) else 1
             inputs = module.in_channels * module.kernel_size[0] / overlap
             nn.init.normal_(module.weight, std=inputs**-0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def si_sdr_db(output: Tensor, reference: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Training data: folders of audio clips with captions, and the order in which a run sees them.
 
-A clip folder holds audio files and, beside them, `captions.jsonl` ({"file", "caption", ...} a line) or one `.txt` a clip.
+A clip folder holds audio files and, beside them, `captions.jsonl` ({"file", "caption", ...} a line) or a `.txt` a clip.
 What step k of a run sees is a pure function of (seed, k), so a resumed run goes on exactly, on any number of ranks.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from hemiola.timebase import Seconds, Timebase
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus")
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -35,7 +38,10 @@ class Clip:
 
 
 def clips(folder: Path) -> list[Clip]:
-    """Every readable audio file below `folder`, in name order; raises InputError when there is none."""
+    """Every readable audio file below `folder`, in name order; a log line names each that is not readable.
+
+    Raises InputError when none is left.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such folder of audio: {folder}")
@@ -45,6 +51,7 @@ def clips(folder: Path) -> list[Clip]:
         try:
             info = soundfile.info(path)
         except (soundfile.LibsndfileError, OSError):
+            log.warning("passed over %s: it cannot be read as audio", path)
             continue
         text = captions.get(path.relative_to(folder).as_posix()) or _text_beside(path)
         found.append(Clip(path, text, info.frames, info.samplerate))
@@ -57,8 +64,15 @@ def _captions(folder: Path) -> dict[str, str]:
     listing = folder / "captions.jsonl"
     if not listing.exists():
         return {}
-    rows = (json.loads(line) for line in listing.read_text("utf-8").splitlines() if line.strip())
-    return {row["file"]: row["caption"] for row in rows}
+    captions = {}
+    for number, line in enumerate(listing.read_text("utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                captions[str(row["file"])] = str(row["caption"])
+            except (ValueError, TypeError, KeyError):
+                raise InputError(f'{listing}, line {number}: expected {{"file": ..., "caption": ...}}') from None
+    return captions
 
 
 def _text_beside(path: Path) -> str:
@@ -85,13 +99,23 @@ class Segments(Dataset):
         clip = self.clips[rng.integers(len(self.clips))]
         wanted = -(-self.samples * clip.sample_rate // self.sample_rate)
         start = int(rng.integers(clip.samples - wanted + 1))
-        audio, _ = soundfile.read(clip.path, wanted, start, dtype="float32", always_2d=True)
-        if not np.isfinite(audio).all():
-            raise AudioError(f"{clip.path} holds samples that are not finite: mend or remove it")
-        mixed = _to_channels(np.ascontiguousarray(audio.T), self.channels)
+        mixed = _to_channels(_read(clip.path, start, wanted), self.channels)
         if clip.sample_rate != self.sample_rate:
             mixed = resample(mixed, clip.sample_rate, self.sample_rate)
         return torch.from_numpy(np.ascontiguousarray(mixed[:, : self.samples]))
+
+
+def _read(path: Path, start: int, samples: int) -> np.ndarray:
+    """Float32 [channels, samples] of a file from `start` on; raises AudioError where it does not hold them."""
+    try:
+        audio, _ = soundfile.read(path, samples, start, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"cannot read {path} ({error}): mend or remove it") from None
+    if len(audio) < samples:
+        raise AudioError(f"{path} ends before its own header says: mend or remove it")
+    if not np.isfinite(audio).all():
+        raise AudioError(f"{path} holds samples that are not finite: mend or remove it")
+    return np.ascontiguousarray(audio.T)
 
 
 def _to_channels(audio: np.ndarray, channels: int) -> np.ndarray:
@@ -133,7 +157,8 @@ class StepData(L.LightningDataModule):
         """All steps that are left of the run."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        start = trainer.fit_loop.epoch_loop.batch_progress.current.completed if trainer else 0
+        # Not `completed`: a checkpoint written at the end of a step does not count that step as completed yet.
+        start = trainer.fit_loop.epoch_loop.batch_progress.current.processed if trainer else 0
         order = StepOrder(self.steps, self.batch, rank, world, start)
         collate = getattr(self.train, "collate", None)
         return DataLoader(self.train, batch_sampler=order, num_workers=self.workers, collate_fn=collate)

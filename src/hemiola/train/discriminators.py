@@ -39,7 +39,8 @@ class SpectralDiscriminator(nn.Module):
         """Audio [B, C, samples] -> [B, 2C, bins, frames], scaled by the window's energy."""
         flat = audio.float().reshape(-1, audio.shape[-1])
         window = torch.hann_window(self.n_fft, device=audio.device)
-        spectrum = torch.stft(flat, self.n_fft, self.n_fft // 4, window=window, pad_mode="constant", return_complex=True)
+        hop = self.n_fft // 4
+        spectrum = torch.stft(flat, self.n_fft, hop, window=window, pad_mode="constant", return_complex=True)
         stacked = torch.view_as_real(spectrum / window.square().sum().sqrt()).permute(0, 3, 1, 2)
         return stacked.reshape(audio.shape[0], -1, *stacked.shape[-2:])
 
@@ -47,7 +48,7 @@ class SpectralDiscriminator(nn.Module):
 class MultiScaleDiscriminator(nn.Module):
     """Spectral discriminators side by side, one a window size (EnCodec's MS-STFT)."""
 
-    def __init__(self, channels: int = 1, windows: Sequence[int] = (2048, 1024, 512, 256, 128), filters: int = 32) -> None:
+    def __init__(self, channels: int, windows: Sequence[int], filters: int = 32) -> None:
         super().__init__()
         self.scales = nn.ModuleList(SpectralDiscriminator(channels, n_fft, filters) for n_fft in windows)
 

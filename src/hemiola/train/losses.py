@@ -36,7 +36,10 @@ def magnitude(audio: Tensor, n_fft: int, hop: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def mel_filterbank(sample_rate: int, n_fft: int, mels: int) -> Tensor:
-    """Triangular filters on the HTK mel scale, [mels, n_fft // 2 + 1]; a filter narrower than a bin keeps its nearest bin."""
+    """Triangular filters on the HTK mel scale, [mels, n_fft // 2 + 1], each of sum 1.
+
+    A filter so narrow that it holds no bin takes the bin nearest to it.
+    """
     top_mel = 2595 * math.log10(1 + sample_rate / 2 / 700)
     edges_hz = 700 * (10 ** (torch.linspace(0, top_mel, mels + 2, dtype=torch.float64) / 2595) - 1)
     bins_hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
@@ -51,7 +54,8 @@ def mel_filterbank(sample_rate: int, n_fft: int, mels: int) -> Tensor:
 def mel_spectrogram(audio: Tensor, sample_rate: int, n_fft: int, mels: int) -> Tensor:
     """Mel magnitudes of audio [..., samples] -> [..., mels, frames], hop a quarter of the window."""
     filters = mel_filterbank(sample_rate, n_fft, mels).to(audio.device)
-    return filters @ magnitude(audio, n_fft, n_fft // 4)
+    with torch.autocast(audio.device.type, enabled=False):
+        return filters @ magnitude(audio, n_fft, n_fft // 4)
 
 
 def multi_scale_mel(
@@ -73,8 +77,8 @@ def multi_scale_mel(
 
 def hinge_discriminator(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
     """Hinge loss of a discriminator, averaged over its scales."""
-    terms = [F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in zip(real_logits, fake_logits, strict=True)]
-    return torch.stack(terms).mean()
+    pairs = zip(real_logits, fake_logits, strict=True)
+    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in pairs]).mean()
 
 
 def hinge_generator(fake_logits: Sequence[Tensor]) -> Tensor:

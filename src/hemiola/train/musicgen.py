@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from hemiola.musicgen.decoder_torch import Decoder
@@ -41,7 +42,7 @@ class MusicgenTraining(L.LightningModule):
         self.text_encoder, self.decoder = text_encoder, decoder
         self.recipe, self.steps = recipe, steps
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW without decay on norms, biases and embeddings; linear warm-up, then a cosine."""
         recipe = self.recipe
         named = [(name, each) for name, each in self.named_parameters() if each.requires_grad]
@@ -52,8 +53,13 @@ class MusicgenTraining(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Clip by the recipe's norm."""
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the recipe's norm, whatever the trainer says."""
         self.clip_gradients(optimizer, gradient_clip_val=self.recipe.clip_norm, gradient_clip_algorithm="norm")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ SHARD_CLIPS = 256
 
 
 class TokenCache:
-    """Codes of every clip, int16 [codebooks, frames] each, in shards on disk; a shard once written is not made again."""
+    """Codes of every clip, int16 [codebooks, frames] each, in shards on disk, each of them made once.
+
+    A shard is known by the codec's weights and its clips: where each stands beside the cache, its length and its size.
+    """
 
     def __init__(self, folder: Path, codec: Encodec, clips: Sequence[Clip]) -> None:
         self.folder, self.codec, self.clips = Path(folder) / fingerprint(codec), codec, list(clips)
@@ -39,7 +43,7 @@ class TokenCache:
         return codes
 
     def _shard(self, clips: Sequence[Clip]) -> list[np.ndarray]:
-        name = hashlib.sha256("\n".join(f"{clip.path.name} {clip.samples}" for clip in clips).encode()).hexdigest()[:16]
+        name = hashlib.sha256("\n".join(map(self._identity, clips)).encode()).hexdigest()[:16]
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             tensors = {f"{number:04d}": codes for number, codes in enumerate(self._encode(clips))}
@@ -48,6 +52,11 @@ class TokenCache:
             partial.replace(path)
         stored = load_file(path)
         return [stored[key] for key in sorted(stored)]
+
+    def _identity(self, clip: Clip) -> str:
+        # With its folder: train/000000.flac and valid/000000.flac are two clips. Relative: a data folder may be moved.
+        place = os.path.relpath(clip.path, self.folder)
+        return f"{place} {clip.samples} {clip.path.stat().st_size}"
 
     @torch.inference_mode()
     def _encode(self, clips: Sequence[Clip]) -> Iterator[np.ndarray]:
