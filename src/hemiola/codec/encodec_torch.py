@@ -18,6 +18,7 @@ from hemiola.backend import Backend
 from hemiola.codec import plan
 from hemiola.codec.config import EncodecConfig
 from hemiola.weights import keys
+from hemiola.weights.unfilled_torch import unfilled
 
 # Rows of latents that are compared with a codebook at a time: 4096 x 2048 distances are 32 MB, however long the audio.
 BLOCK_ROWS = 4096
@@ -256,7 +257,7 @@ def load(
     tensors = source if isinstance(source, Mapping) else keys.read(source, "torch")
     tensors = keys.fold_weight_norm(tensors)
     # Built without memory and then given the checkpoint's own tensors: nothing is initialised only to be overwritten.
-    with torch.device("meta"):
+    with unfilled():
         model = Encodec(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     keys.check(expected, tensors, where=where, ignorable=IGNORABLE)

@@ -18,6 +18,7 @@ from hemiola.musicgen.positions import sinusoids
 from hemiola.musicgen.sampling_torch import Picker
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.weights import keys
+from hemiola.weights.unfilled_torch import unfilled
 
 # Copies and tables that some published checkpoints carry along.
 TEXT_IGNORABLE = ("encoder.embed_tokens.weight",)
@@ -204,7 +205,7 @@ class Engine:
 
         The text encoder runs once a request and T5 overflows in float16: it always works in float32.
         """
-        with torch.device("meta"):
+        with unfilled():
             self.text_encoder = T5Encoder(text).eval()
             expected = Decoder(decoder, text.d_model).state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in self.text_encoder.state_dict().items()}
