@@ -73,7 +73,7 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
     from hemiola.musicgen.windows import window_frames
     from hemiola.weights import hub, keys
 
-    values = json.loads((checkpoint.folder / hub.CONFIG).read_text(encoding="utf-8"))
+    values = _config(checkpoint.folder / hub.CONFIG)
     name, revision = checkpoints.identity(checkpoint)
     files = keys.files(checkpoint.folder, allow_pickle=True)
     facts: dict[str, Any] = {"name": name, "revision": revision or "-", "folder": checkpoint.folder}
@@ -91,6 +91,16 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
     return facts | {"kind": "codec", "channels": codec.channels} | _codec_facts(codec)
 
 
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}): fetch the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} is not a config: fetch the checkpoint again")
+    return values
+
+
 def _codec_facts(codec: Any) -> dict[str, Any]:
     return {
         "sampling rate": f"{codec.sampling_rate} Hz",
@@ -104,12 +114,15 @@ def _parameters(files: list[Path]) -> dict[str, str]:
     """How many numbers the weights are, read from the heads of the files alone."""
     from math import prod
 
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if any(file.suffix != ".safetensors" for file in files):
         return {}
     count = 0
     for path in files:
-        with safe_open(path, framework="numpy") as file:
-            count += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        try:
+            with safe_open(path, framework="numpy") as file:
+                count += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is damaged or cut short: delete it and fetch it again") from error
     return {"parameters": f"{count:,}"}

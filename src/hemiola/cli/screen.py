@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 
 Progress = Callable[[int, int], None]
@@ -51,9 +51,26 @@ def music_bar(title: str, seconds: Fraction) -> Iterator[Progress]:
 
 
 @contextmanager
-def counting_bar(title: str) -> Iterator[Progress]:
-    """A bar that counts how many of how many are done."""
-    with _bar(title, None) as progress:
+def phase_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each phase of a longer work, fed with its name and how many of how many are done.
+
+    A phase's bar goes when it is done, so that others can draw; without a terminal one line says that it is.
+    """
+    bars = ExitStack()
+    running: dict[str, Progress] = {}
+
+    def progress(phase: str, done: int, total: int) -> None:
+        if phase not in running:
+            bars.close()
+            running.clear()
+            running[phase] = bars.enter_context(_bar(phase, None))
+        running[phase](done, total)
+        if done >= total:
+            bars.close()
+            running.clear()
+            note(f"{phase}: {total} done")
+
+    with bars:
         yield progress
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
+
+from hemiola.cli import screen
+from hemiola.errors import BackendError
 
 app = typer.Typer(help="Train a codec or a language model from one YAML file.", no_args_is_help=True)
 
@@ -17,20 +21,30 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Any key of the conf
 @app.command()
 def codec(config: Config, overrides: Overrides = None, resume: Resume = False) -> None:
     """Train an EnCodec on a folder of audio."""
-    from hemiola.train import config as configs
-    from hemiola.train.runs import train_codec
-
-    _done(train_codec(configs.read(config, overrides or []), resume=resume))
+    configs, runs = _trainer()
+    with screen.phase_bars() as progress:
+        folder = runs.train_codec(configs.read(config, overrides or []), resume=resume, progress=progress)
+    screen.written(folder)
 
 
 @app.command()
 def musicgen(config: Config, overrides: Overrides = None, resume: Resume = False) -> None:
-    """Train a MusicGen on a folder of audio with captions, over a trained codec."""
-    from hemiola.train import config as configs
-    from hemiola.train.runs import train_musicgen
+    """Train a MusicGen on audio with captions.
 
-    _done(train_musicgen(configs.read(config, overrides or []), resume=resume))
+    A folder of both is read or composed first; the tokens are those of a codec that is trained already.
+    """
+    configs, runs = _trainer()
+    with screen.phase_bars() as progress:
+        folder = runs.train_musicgen(configs.read(config, overrides or []), resume=resume, progress=progress)
+    screen.written(folder)
 
 
-def _done(folder: Path) -> None:
-    typer.echo(f"trained: {folder}")
+def _trainer() -> tuple[ModuleType, ModuleType]:
+    """The modules that read a config and run it."""
+    try:
+        from hemiola.train import config, runs
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"training needs {error.name}: pip install 'hemiola[train]'"
+        ) from error
+    return config, runs

@@ -67,7 +67,7 @@ def load(path: str | Path) -> Codes:
     try:
         return _codes(facts, tensors)
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path} is not whole (no usable {error}): encode it again") from error
+        raise InputError(f"{path} lacks a part ({error}): encode it again") from error
 
 
 def _codes(facts: dict[str, str], tensors: dict[str, np.ndarray]) -> Codes:
