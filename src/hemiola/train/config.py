@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import yaml
 from hemiola.errors import InputError
 
 T = TypeVar("T")
+
+KINDS = {int: "a whole number", bool: "true or false", str: "text"}
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -31,8 +34,11 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def build(cls: type[T], values: Mapping[str, Any] | None, section: str) -> T:
-    """A frozen dataclass from a config section; an unknown or missing key raises InputError that lists the known ones."""
-    values = dict(values or {})
+    """A frozen dataclass from a config section.
+
+    Raises InputError for an unknown or missing key and for a value of another kind, by the key's name.
+    """
+    values = _section(values, section)
     fields = {each.name: each for each in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -43,7 +49,8 @@ def build(cls: type[T], values: Mapping[str, Any] | None, section: str) -> T:
         return cls(**converted)
     except TypeError:
         missing = [name for name, each in fields.items() if _required(each) and name not in values]
-        raise InputError(f"missing key {section}.{missing[0]}" if missing else f"bad values in section {section}") from None
+        reason = f"missing key {section}.{missing[0]}" if missing else f"bad values in section {section}"
+        raise InputError(reason) from None
 
 
 def sections(config: Mapping[str, Any], *names: str) -> list[Mapping[str, Any]]:
@@ -51,7 +58,13 @@ def sections(config: Mapping[str, Any], *names: str) -> list[Mapping[str, Any]]:
     unknown = sorted(set(config) - set(names))
     if unknown:
         raise InputError(f"unknown section {unknown[0]}: known are {', '.join(names)}")
-    return [config.get(name) or {} for name in names]
+    return [_section(config.get(name), name) for name in names]
+
+
+def _section(values: Any, name: str) -> dict[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise InputError(f"{name} must be a section of keys and values, not {values!r}")
+    return dict(values or {})
 
 
 def _required(each: dataclasses.Field) -> bool:
@@ -59,18 +72,33 @@ def _required(each: dataclasses.Field) -> bool:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    origin = typing.get_origin(hint) or hint
-    if origin is tuple and isinstance(value, list):
-        return tuple(value)
-    if origin is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        # YAML 1.1 reads 1e-4 as a string.
-        try:
-            return float(value)
-        except ValueError:
-            raise InputError(f"{where} must be a number, not {value!r}") from None
-    if origin in (int, bool, str) and (not isinstance(value, origin) or (origin is int and isinstance(value, bool))):
-        raise InputError(f"{where} must be {origin.__name__}, not {value!r}")
+    """A value as YAML gives it -> one of the kind that the field wants; raises InputError that names `where`."""
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        known = [each for each in inner if each is not type(None)]
+        return None if value is None else _convert(value, known[0], where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise InputError(f"{where} must be a list, not {value!r}")
+        return tuple(_convert(each, inner[0], where) for each in value)
+    if origin is float:
+        return _number(value, where)
+    if origin is Mapping and isinstance(value, Mapping) and inner[1] is float:
+        return {key: _number(each, f"{where}.{key}") for key, each in value.items()}
+    # A bool is an int to Python, and hardly ever what was meant.
+    if origin in (int, bool, str) and (not isinstance(value, origin) or isinstance(value, bool) != (origin is bool)):
+        raise InputError(f"{where} must be {KINDS[origin]}, not {value!r}")
     return value
+
+
+def _number(value: Any, where: str) -> float:
+    # YAML 1.1 reads 1e-4 as a string.
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"{where} must be a number, not {value!r}")
 
 
 def _override(config: dict[str, Any], override: str) -> None:
@@ -78,9 +106,15 @@ def _override(config: dict[str, Any], override: str) -> None:
     *path, last = key.split(".")
     if not equals or not path:
         raise InputError(f"not an override: '{override}'; write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"not an override: '{override}'; the value is not valid YAML") from None
     place = config
     for name in path:
-        place = place.setdefault(name, {})
+        if place.get(name) is None:
+            place[name] = {}
+        place = place[name]
         if not isinstance(place, dict):
             raise InputError(f"not an override: '{override}'; {name} is not a section")
-    place[last] = yaml.safe_load(text)
+    place[last] = value

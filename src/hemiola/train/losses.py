@@ -105,7 +105,8 @@ class Balancer:
     """Weighs losses by the size of their gradient at the model's output, so a weight is a share of the update.
 
     Each loss's gradient with respect to `output` is divided by a running mean of its own norm and scaled to
-    weight / sum(weights); adding a loss therefore does not change the others' step (EnCodec, section 3.4).
+    weight / sum(weights). So the size of a loss does not count, and one that is added takes its share of the update
+    without changing what the others are to each other (EnCodec, section 3.4).
     The running norms are in `state_dict()`, so a run resumes exactly.
     """
 
