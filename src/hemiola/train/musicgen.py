@@ -12,12 +12,12 @@ from torch import Tensor
 
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.t5_torch import T5Encoder
-from hemiola.train.tokens import TextDropout
+from hemiola.train.tokens import TextNoise
 
 
 @dataclass(frozen=True)
 class MusicgenRecipe:
-    """What a language model over codebooks is trained with; `text_dropout` is what guidance needs."""
+    """What a language model over codebooks is trained with; `text_dropped` is what guidance needs."""
 
     learning_rate: float = 1e-4
     final_share: float = 0.02
@@ -25,13 +25,14 @@ class MusicgenRecipe:
     weight_decay: float = 0.1
     warmup_steps: int = 500
     clip_norm: float = 1.0
-    text_dropout: float = 0.1
-    word_dropout: float = 0.02
+    text_dropped: float = 0.1
+    words_unknown: float = 0.02
+    numbers_moved: float = 0.0
 
     @property
-    def dropout(self) -> TextDropout:
-        """What is left out of the captions."""
-        return TextDropout(self.text_dropout, self.word_dropout)
+    def noise(self) -> TextNoise:
+        """What is done to the captions."""
+        return TextNoise(self.text_dropped, self.words_unknown, self.numbers_moved)
 
 
 class MusicgenTraining(L.LightningModule):

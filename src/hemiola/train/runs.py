@@ -109,7 +109,7 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     captions = [[clip.caption for clip in part] for part in parts]
     pattern = decoder.config.pattern
     sets = (
-        CaptionedTokens(train, captions[0], tokenizer, pattern, frames=frames, dropout=recipe.dropout, seed=run.seed),
+        CaptionedTokens(train, captions[0], tokenizer, pattern, frames=frames, noise=recipe.noise, seed=run.seed),
         CaptionedTokens(valid, captions[1], tokenizer, pattern, frames=frames),
     )
     module = MusicgenTraining(text_encoder, decoder, recipe, run.steps)

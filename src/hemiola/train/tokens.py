@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from hemiola.timebase import Timebase
 from hemiola.train.data import Clip, Segments
 
 SHARD_CLIPS = 256
+NUMBER = re.compile(r"\d+")
 
 
 class TokenCache:
@@ -81,13 +84,22 @@ def fingerprint(codec: Encodec) -> str:
     return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class TextDropout:
-    """How often a caption is left out whole (guidance needs that), and how often a word of it becomes unknown."""
+# Half of the items begin where their clip does, the others anywhere in it.
+FROM_START_SHARE = 0.5
 
-    whole: float = 0.0
-    word: float = 0.0
-    unknown: int = 2
+
+@dataclass(frozen=True)
+class TextNoise:
+    """What is done to captions in training.
+
+    `dropped` is how often one is left out whole (guidance needs that), `unknown` how often a word becomes the unknown
+    one, `number` how far numbers are moved at most, as a share: neighbouring tempi then share what they teach.
+    """
+
+    dropped: float = 0.0
+    unknown: float = 0.0
+    number: float = 0.0
+    unknown_token: int = 2
 
 
 class CaptionedTokens(Dataset):
@@ -105,12 +117,12 @@ class CaptionedTokens(Dataset):
         pattern: DelayPattern,
         *,
         frames: int,
-        dropout: TextDropout | None = None,
+        noise: TextNoise | None = None,
         seed: int | None = None,
     ) -> None:
         self.codes, self.pattern, self.frames = list(codes), pattern, frames
-        self.texts = [np.array(tokenizer.encode(caption), dtype=np.int64) for caption in captions]
-        self.dropout, self.seed = dropout or TextDropout(), seed
+        self.captions, self.tokenizer = list(captions), tokenizer
+        self.noise, self.seed = noise or TextNoise(), seed
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -128,17 +140,21 @@ class CaptionedTokens(Dataset):
 
     def _pattern(self, codes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         spare = codes.shape[1] - self.frames
-        start = int(rng.integers(spare + 1)) if spare > 0 else 0
+        start = int(rng.integers(spare + 1)) if spare > 0 and rng.random() >= FROM_START_SHARE else 0
         codes = codes[:, start : start + self.frames]
         padded = np.pad(codes, ((0, 0), (0, self.frames - codes.shape[1])))
         inside = self.pattern.mask(self.frames) & (self.pattern.frame_index(self.frames) < codes.shape[1])
         return np.where(inside, self.pattern.build(padded), self.pattern.special), inside
 
     def _text(self, chosen: int, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() < self.dropout.whole:
+        if rng.random() < self.noise.dropped:
             return np.zeros(0, dtype=np.int64)
-        text = self.texts[chosen].copy()
-        text[:-1][rng.random(len(text) - 1) < self.dropout.word] = self.dropout.unknown
+
+        def moved(number: re.Match[str]) -> str:
+            return str(round(int(number[0]) * (1 + self.noise.number * rng.uniform(-1, 1))))
+
+        text = np.array(self.tokenizer.encode(NUMBER.sub(moved, self.captions[chosen])), dtype=np.int64)
+        text[:-1][rng.random(len(text) - 1) < self.noise.unknown] = self.noise.unknown_token
         return text
 
     @staticmethod
