@@ -1,6 +1,7 @@
 """EnCodec in MLX: SEANet encoder and decoder around a residual vector quantizer. Mirrors encodec_torch.py.
 
-Channels come last here: what is [B, C, T] in torch is [B, T, C], except where numpy goes in and out.
+The layers have their channels last, as MLX has: what is [B, C, T] in torch is [B, T, C]. `Encodec` itself has them
+where torch has them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.core import array as Tensor
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ class Conv(nn.Module):
         self.conv = nn.Conv1d(spec.inputs, spec.outputs, spec.kernel, spec.stride, dilation=spec.dilation)
         self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Tensor) -> Tensor:
         """x [B, T, inputs] -> [B, ceil(T / stride), outputs]."""
         left, right = self.spec.left, self.spec.right + self.spec.extra(x.shape[1])
         return self.norm(self.conv(pad(x, left, right, self.spec.pad_mode)))
@@ -50,7 +52,7 @@ class ConvTranspose(nn.Module):
         self.conv = nn.ConvTranspose1d(spec.inputs, spec.outputs, spec.kernel, spec.stride)
         self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Tensor) -> Tensor:
         """x [B, T, inputs] -> [B, T * stride, outputs]."""
         x = self.norm(self.conv(x))
         return x[:, self.spec.left : x.shape[1] - self.spec.right]
@@ -65,7 +67,7 @@ class Residual(nn.Module):
         self.block = [nn.ELU(), Conv(first), nn.ELU(), Conv(second)]
         self.shortcut = nn.Identity() if spec.shortcut is None else Conv(spec.shortcut)
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Tensor) -> Tensor:
         """x [B, T, width] -> shortcut(x) + conv(elu(conv(elu(x)))), of the same shape."""
         y = x
         for layer in self.block:
@@ -80,7 +82,7 @@ class Lstm(nn.Module):
         super().__init__()
         self.lstm = [nn.LSTM(spec.width, spec.width) for _ in range(spec.layers)]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Tensor) -> Tensor:
         """x [B, T, width] -> lstm(x) + x, of the same shape."""
         y = x
         for layer in self.lstm:
@@ -111,7 +113,7 @@ class Seanet(nn.Module):
         super().__init__()
         self.layers = [LAYERS[type(spec)](spec) for spec in specs]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: Tensor) -> Tensor:
         """Audio [B, samples, channels] -> latents [B, F, D] for an encoder, and back for a decoder."""
         for layer in self.layers:
             x = layer(x)
@@ -121,13 +123,13 @@ class Seanet(nn.Module):
 class Codebook(nn.Module):
     """One table of vectors, `embed` [size, D]."""
 
-    embed: mx.array
+    embed: Tensor
 
     def __init__(self, config: EncodecConfig) -> None:
         super().__init__()
         self.embed = mx.zeros((config.codebook_size, config.hidden_size))
 
-    def nearest(self, x: mx.array) -> mx.array:
+    def nearest(self, x: Tensor) -> Tensor:
         """x [N, D] -> index of the entry at the smallest distance [N]; both in float32."""
         embed = self.embed.astype(mx.float32)
         # |x - e|^2 without |x|^2, which is the same for every entry.
@@ -154,8 +156,8 @@ class Quantizer(nn.Module):
         """The tables in the order in which they code."""
         return [layer.codebook for layer in self.layers]
 
-    def encode(self, x: mx.array, codebooks: int) -> mx.array:
-        """x [N, D] float32 -> codes [codebooks, N] uint32."""
+    def encode(self, x: Tensor, codebooks: int) -> Tensor:
+        """x [N, D] float32 -> codes [codebooks, N]."""
         blocks = []
         for start in range(0, len(x), BLOCK_ROWS):
             rows, codes = x[start : start + BLOCK_ROWS], []
@@ -165,7 +167,7 @@ class Quantizer(nn.Module):
             blocks.append(mx.stack(codes))
         return mx.concatenate(blocks, axis=1)
 
-    def decode(self, codes: mx.array) -> mx.array:
+    def decode(self, codes: Tensor) -> Tensor:
         """codes [K, N] -> the sum of their entries [N, D]."""
         first, *others = zip(self.codebooks, codes)
         x = first[0].embed[first[1]]
@@ -189,48 +191,54 @@ class Encodec(nn.Module):
         """What the networks compute in; the codebooks stay in float32."""
         return self.decoder.layers[0].conv.weight.dtype
 
-    def latents(self, audio: mx.array) -> mx.array:
-        """audio [B, samples, channels] -> latents [B, ceil(samples / hop), D]; differentiable."""
-        return self.encoder(audio.astype(self.dtype))
+    def latents(self, audio: Tensor) -> Tensor:
+        """audio [B, channels, samples] -> latents [B, D, ceil(samples / hop)]; differentiable."""
+        return self.encoder(audio.swapaxes(1, 2).astype(self.dtype)).swapaxes(1, 2)
 
-    def quantize(self, latents: mx.array, codebooks: int) -> mx.array:
-        """latents [B, F, D] -> codes [B, codebooks, F] uint32, in float32 whatever the latents are."""
-        batch, frames, width = latents.shape
-        x = latents.reshape(-1, width).astype(mx.float32)
+    def quantize(self, latents: Tensor, codebooks: int) -> Tensor:
+        """latents [B, D, F] -> codes [B, codebooks, F] uint32, in float32 whatever the latents are."""
+        batch, width, frames = latents.shape
+        x = latents.swapaxes(1, 2).reshape(-1, width).astype(mx.float32)
         codes = self.quantizer.encode(x, codebooks)
         return codes.reshape(codebooks, batch, frames).swapaxes(0, 1)
 
-    def dequantize(self, codes: mx.array) -> mx.array:
-        """codes [B, K, F] integers -> latents [B, F, D] float32."""
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """codes [B, K, F] integers -> latents [B, D, F] float32."""
         batch, codebooks, frames = codes.shape
         x = self.quantizer.decode(codes.swapaxes(0, 1).reshape(codebooks, -1))
-        return x.reshape(batch, frames, -1)
+        return x.reshape(batch, frames, -1).swapaxes(1, 2)
 
-    def synthesize(self, latents: mx.array) -> mx.array:
-        """latents [B, F, D] -> audio [B, F * hop, channels]; differentiable."""
-        return self.decoder(latents.astype(self.dtype))
+    def synthesize(self, latents: Tensor) -> Tensor:
+        """latents [B, D, F] -> audio [B, channels, F * hop]; differentiable."""
+        return self.decoder(latents.swapaxes(1, 2).astype(self.dtype)).swapaxes(1, 2)
 
     @on_device
     def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `latents`, from numpy to numpy, which have channels first."""
-        return _array(self.latents(self._tensor(audio)).swapaxes(1, 2).astype(mx.float32))
+        """As `latents`, from numpy to numpy."""
+        return self._array(self.latents(self._tensor(audio)))
 
     @on_device
     def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
         """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy."""
         codes = self.quantize(self.latents(self._tensor(audio)), codebooks)
-        return _array(codes.astype(mx.int32))
+        return np.array(codes.astype(mx.int32))
 
     @on_device
     def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """codes [B, K, F] -> audio [B, channels, F * hop], in numpy."""
-        return _array(self.synthesize(self.dequantize(mx.array(codes))).swapaxes(1, 2).astype(mx.float32))
+        return self._array(self.synthesize(self.dequantize(self._tensor(codes))))
 
-    def _tensor(self, array: NDArray) -> mx.array:
-        return mx.array(array).swapaxes(1, 2)
+    def _tensor(self, array: NDArray) -> Tensor:
+        return mx.array(array)
+
+    def _array(self, x: Tensor) -> NDArray[np.float32]:
+        array = np.array(x.astype(mx.float32))
+        # Give back memory that only so long a piece of audio needs.
+        mx.clear_cache()
+        return array
 
 
-def pad(x: mx.array, left: int, right: int, mode: str) -> mx.array:
+def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
     """Pad the axis of time by `left` and `right`, by reflection or ("constant") zeros."""
     if left == 0 and right == 0:
         return x
@@ -246,15 +254,8 @@ def pad(x: mx.array, left: int, right: int, mode: str) -> mx.array:
     return x[:, : x.shape[1] - short] if short else x
 
 
-def _array(x: mx.array) -> NDArray:
-    """To numpy; then memory goes back that only so long a piece of audio needs."""
-    array = np.array(x)
-    mx.clear_cache()
-    return array
-
-
 def load(
-    source: str | Path | Mapping[str, mx.array], config: EncodecConfig, choice: Backend, *, where: str = "codec"
+    source: str | Path | Mapping[str, Tensor], config: EncodecConfig, choice: Backend, *, where: str = "codec"
 ) -> Encodec:
     """A codec from a checkpoint folder, or from tensors by name (weight norm folded or not), in eval mode.
 
@@ -266,14 +267,13 @@ def load(
         # Nothing is computed before it is asked for: what these modules are initialised with never is.
         model = Encodec(config)
         model.device = choice.device
-        parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-        expected = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+        parameters: dict[str, Tensor] = dict(tree_flatten(model.parameters()))
         transposed = [f"{name}.weight" for name, each in model.named_modules() if isinstance(each, nn.ConvTranspose1d)]
-        shapes = layout.checkpoint_shapes(expected, transposed)
-        keys.check(shapes, tensors, where=where, ignorable=IGNORABLE)
-        tensors = layout.to_mlx({name: tensors[name] for name in shapes}, transposed)
+        expected = layout.checkpoint_shapes({name: each.shape for name, each in parameters.items()}, transposed)
+        keys.check(expected, tensors, where=where, ignorable=IGNORABLE)
+        tensors = layout.to_mlx({name: tensors[name] for name in expected}, transposed)
         dtype = getattr(mx, choice.dtype)
-        state = {name: tensors[name].astype(mx.float32 if "codebook" in name else dtype) for name in expected}
+        state = {name: tensors[name].astype(mx.float32 if "codebook" in name else dtype) for name in parameters}
         model.load_weights(list(state.items()))
         # Read here and now: what is left lazy belongs to this thread, and a server's others could not use it.
         mx.eval(model.parameters())

@@ -158,14 +158,15 @@ class Quantizer(nn.Module):
         return [cast(Codebook, layer.codebook) for layer in self.layers]
 
     def encode(self, x: Tensor, codebooks: int) -> Tensor:
-        """x [N, D] float32, overwritten by what is left of it -> codes [codebooks, N] int64."""
-        codes = torch.empty(codebooks, len(x), dtype=torch.int64, device=x.device)
+        """x [N, D] float32 -> codes [codebooks, N]."""
+        blocks = []
         for start in range(0, len(x), BLOCK_ROWS):
-            rows = x[start : start + BLOCK_ROWS]
-            for codebook, indices in zip(self.codebooks, codes[:, start : start + BLOCK_ROWS]):
-                indices.copy_(codebook.nearest(rows))
-                rows -= codebook.embed[indices]
-        return codes
+            rows, codes = x[start : start + BLOCK_ROWS], []
+            for codebook in self.codebooks[:codebooks]:
+                codes.append(codebook.nearest(rows))
+                rows = rows - codebook.embed[codes[-1]]
+            blocks.append(torch.stack(codes))
+        return torch.concatenate(blocks, dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes [K, N] -> the sum of their entries [N, D]."""
@@ -200,15 +201,15 @@ class Encodec(nn.Module):
         """latents [B, D, F] -> codes [B, codebooks, F] int64, in float32 whatever the latents and autocast say."""
         batch, width, frames = latents.shape
         with torch.autocast(latents.device.type, enabled=False):
-            x = latents.transpose(1, 2).reshape(-1, width).to(torch.float32, copy=True)
+            x = latents.swapaxes(1, 2).reshape(-1, width).float()
             codes = self.quantizer.encode(x, codebooks)
-        return codes.view(codebooks, batch, frames).transpose(0, 1)
+        return codes.reshape(codebooks, batch, frames).swapaxes(0, 1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """codes [B, K, F] integers -> latents [B, D, F] float32."""
         batch, codebooks, frames = codes.shape
-        x = self.quantizer.decode(codes.transpose(0, 1).reshape(codebooks, -1))
-        return x.view(batch, frames, -1).transpose(1, 2)
+        x = self.quantizer.decode(codes.swapaxes(0, 1).reshape(codebooks, -1))
+        return x.reshape(batch, frames, -1).swapaxes(1, 2)
 
     def synthesize(self, latents: Tensor) -> Tensor:
         """latents [B, D, F] -> audio [B, channels, F * hop]; differentiable."""
@@ -217,7 +218,7 @@ class Encodec(nn.Module):
     @torch.inference_mode()
     def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `latents`, from numpy to numpy."""
-        return self.latents(self._tensor(audio)).float().cpu().numpy()
+        return self._array(self.latents(self._tensor(audio)))
 
     @torch.inference_mode()
     def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
@@ -228,10 +229,13 @@ class Encodec(nn.Module):
     @torch.inference_mode()
     def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """codes [B, K, F] -> audio [B, channels, F * hop], in numpy."""
-        return self.synthesize(self.dequantize(self._tensor(codes))).float().cpu().numpy()
+        return self._array(self.synthesize(self.dequantize(self._tensor(codes))))
 
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.tensor(array, device=next(self.decoder.parameters()).device)
+
+    def _array(self, x: Tensor) -> NDArray[np.float32]:
+        return x.float().cpu().numpy()
 
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 from mlx import nn
+from mlx.core import array as Tensor
 
 from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.positions import sinusoids
@@ -23,14 +24,14 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False)
 
-    def split(self, hidden: mx.array) -> mx.array:
+    def split(self, hidden: Tensor) -> Tensor:
         """Hidden [B, S, width] -> one row a head, [B, heads, S, width / heads]."""
         return mx.unflatten(hidden, -1, (self.heads, -1)).swapaxes(1, 2)
 
-    def __call__(self, hidden: mx.array, source: mx.array, allowed: mx.array | None = None) -> mx.array:
+    def __call__(self, hidden: Tensor, source: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Hidden [B, S, d] asks source [B, L, d] -> [B, S, d]; causal unless `allowed` [B, 1, 1, L] is given."""
         q, k, v = self.split(self.q_proj(hidden)), self.split(self.k_proj(source)), self.split(self.v_proj(source))
-        mask: mx.array | str = "causal" if allowed is None else allowed
+        mask: Tensor | str = "causal" if allowed is None else allowed
         mixed = mx.fast.scaled_dot_product_attention(q, k, v, mask=mask, scale=q.shape[-1] ** -0.5)
         return self.out_proj(mixed.swapaxes(1, 2).flatten(2))
 
@@ -49,7 +50,7 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(config.ffn_dim, width, bias=False)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def __call__(self, hidden: mx.array, text: mx.array, allowed: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor, text: Tensor, allowed: Tensor) -> Tensor:
         """Hidden [B, S, d], projected text [B, L, d], allowed [B, 1, 1, L] -> [B, S, d]."""
         asking = self.self_attn_layer_norm(hidden)
         hidden = hidden + self.self_attn(asking, asking)
@@ -67,7 +68,7 @@ class Stack(nn.Module):
         self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
-    def __call__(self, tokens: mx.array, text: mx.array, allowed: mx.array) -> mx.array:
+    def __call__(self, tokens: Tensor, text: Tensor, allowed: Tensor) -> Tensor:
         """Tokens [B, K, S], projected text [B, L, d], allowed [B, 1, 1, L] -> hidden [B, S, d]."""
         hidden = mx.stack([table(tokens[:, k]) for k, table in enumerate(self.embed_tokens)]).sum(0)
         hidden = hidden + mx.array(sinusoids(*hidden.shape[1:])).astype(hidden.dtype)
@@ -96,7 +97,7 @@ class Decoder(nn.Module):
         if isinstance(module, nn.Linear) and "bias" in module:
             module.bias = mx.zeros(module.bias.shape)
 
-    def project(self, text: mx.array, mask: mx.array) -> mx.array:
+    def project(self, text: Tensor, mask: Tensor) -> Tensor:
         """Text states [B, L, text_width] and mask [B, L] -> [B, L, d], zero where the mask is 0.
 
         A row whose mask is all 0 is the null condition of classifier-free guidance: zeros after the projection.
@@ -104,7 +105,7 @@ class Decoder(nn.Module):
         projected = self.enc_to_dec_proj(text) if hasattr(self, "enc_to_dec_proj") else text
         return projected * mask[..., None].astype(projected.dtype)
 
-    def __call__(self, tokens: mx.array, text: mx.array, text_mask: mx.array) -> mx.array:
+    def __call__(self, tokens: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """All steps at once, differentiable and causal.
 
         Args:

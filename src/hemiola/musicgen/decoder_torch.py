@@ -32,7 +32,7 @@ class Attention(nn.Module):
         """Hidden [B, S, d] asks source [B, L, d] -> [B, S, d]; causal unless `allowed` [B, 1, 1, L] is given."""
         q, k, v = self.split(self.q_proj(hidden)), self.split(self.k_proj(source)), self.split(self.v_proj(source))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=allowed is None)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(mixed.swapaxes(1, 2).flatten(2))
 
 
 class Layer(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mlx.core as mx
+from mlx.core import array as Tensor
 
 from hemiola.musicgen.sampling import Sampling
 
@@ -13,7 +14,7 @@ class Picker:
     """Picks tokens by inverting each distribution's cumulative sum; the settings stay with it for all steps."""
 
     def __init__(self, settings: Sequence[Sampling], vocab_size: int, device: str) -> None:
-        def column(values: Sequence[float]) -> mx.array:
+        def column(values: Sequence[float]) -> Tensor:
             return mx.array(list(values))[:, None, None]
 
         top_k = [min(each.top_k or vocab_size, vocab_size) for each in settings]
@@ -32,7 +33,7 @@ class Picker:
         # Sums of thousands of terms want float64; no GPU has it here.
         self.sum_dtype = mx.float64 if device == "cpu" else mx.float32
 
-    def __call__(self, logits: mx.array, draws: mx.array) -> mx.array:
+    def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
         """Logits float32 [B, K, vocab] and draws [B, K] in (0, 1] -> tokens uint32 [B, K]."""
         if self.all_greedy:
             return logits.argmax(-1)
@@ -44,7 +45,7 @@ class Picker:
         picked = mx.where(mx.isnan(total[..., 0]), logits.shape[-1], (sums >= draws[..., None] * total).argmax(-1))
         return mx.where(self.greedy, logits.argmax(-1), picked) if self.any_greedy else picked
 
-    def _weights(self, logits: mx.array) -> mx.array:
+    def _weights(self, logits: Tensor) -> Tensor:
         """What each token weighs: its probability if it is kept, else 0; they need not sum to 1."""
         weights = mx.softmax(logits / self.temperature if self.is_warm else logits, axis=-1, precise=True)
         if self.limits_k:
@@ -52,10 +53,10 @@ class Picker:
         if not self.limits_p:
             return weights
         falling = -mx.sort(-weights, axis=-1)
-        is_needed = falling.cumsum(-1) - falling < self.top_p * falling.sum(-1, keepdims=True)
+        is_needed = falling.cumsum(-1) - falling < self.top_p * falling.sum(-1)[..., None]
         return weights * (weights >= mx.where(is_needed, falling, mx.inf).min(-1, keepdims=True))
 
-    def _kth(self, logits: mx.array) -> mx.array:
+    def _kth(self, logits: Tensor) -> Tensor:
         """The k-th largest logit of each row, [B, K, 1]."""
         largest = mx.topk(logits, self.largest_k, axis=-1)
         if self.same_k:

@@ -50,7 +50,7 @@ class Picker:
         if not self.limits_p:
             return weights
         falling = weights.sort(-1, descending=True).values
-        is_needed = falling.cumsum(-1) - falling < self.top_p * falling.sum(-1, keepdim=True)
+        is_needed = falling.cumsum(-1) - falling < self.top_p * falling.sum(-1)[..., None]
         return weights * (weights >= falling.masked_fill(~is_needed, torch.inf).amin(-1, keepdim=True))
 
     def _kth(self, logits: Tensor) -> Tensor:

@@ -26,21 +26,24 @@ DECODER_IGNORABLE = ("model.decoder.embed_positions.weights",)
 
 NORM_EPSILON = 1e-5
 
+Matrix = Tensor  # [in, out]
+Norm = tuple[Tensor, Tensor]  # weight and bias
+
 
 @dataclass(frozen=True, eq=False)
 class FusedLayer:
-    """One layer's weights, matrices [in, out]; queries, keys and values of the self-attention lie in one."""
+    """One layer's weights; queries, keys and values of the self-attention lie in one matrix."""
 
-    self_norm: tuple[Tensor, Tensor]
-    self_qkv: Tensor
-    self_out: Tensor
-    text_norm: tuple[Tensor, Tensor]
-    text_query: Tensor
-    text_key_value: Tensor
-    text_out: Tensor
-    last_norm: tuple[Tensor, Tensor]
-    fc1: Tensor
-    fc2: Tensor
+    self_norm: Norm
+    self_qkv: Matrix
+    self_out: Matrix
+    text_norm: Norm
+    text_query: Matrix
+    text_key_value: Matrix
+    text_out: Matrix
+    last_norm: Norm
+    fc1: Matrix
+    fc2: Matrix
 
 
 class FusedDecoder:
@@ -50,38 +53,64 @@ class FusedDecoder:
         self.config = config
         stack = keys.under(tensors, "model.decoder.")
         books = range(config.num_codebooks)
-        self.embeddings = torch.cat([stack[f"embed_tokens.{k}.weight"] for k in books])
-        self.heads = torch.cat([tensors[f"lm_heads.{k}.weight"] for k in books]).t()
+        self.embeddings = torch.concatenate([stack[f"embed_tokens.{k}.weight"] for k in books])
+        self.heads = _matrix([tensors[f"lm_heads.{k}.weight"] for k in books])
         self.offsets = torch.arange(config.num_codebooks, device=self.heads.device) * (config.vocab_size + 1)
         self.layers = [_fuse(keys.under(stack, f"layers.{index}.")) for index in range(config.num_hidden_layers)]
-        self.norm = (stack["layer_norm.weight"], stack["layer_norm.bias"])
+        self.norm = _norm(stack["layer_norm.weight"], stack["layer_norm.bias"])
         self.projection = keys.under(tensors, "enc_to_dec_proj.")
 
     def project(self, states: Tensor) -> Tensor:
         """Text states [L, text_width] -> [L, d]."""
-        states = states.to(self.heads)
+        states = states.to(self.embeddings)
         return F.linear(states, self.projection["weight"], self.projection["bias"]) if self.projection else states
 
 
 def _fuse(layer: Mapping[str, Tensor]) -> FusedLayer:
-    def norm(name: str) -> tuple[Tensor, Tensor]:
-        return layer[f"{name}.weight"], layer[f"{name}.bias"]
+    def norm(name: str) -> Norm:
+        return _norm(layer[f"{name}.weight"], layer[f"{name}.bias"])
 
-    def joined(attention: str, parts: str) -> Tensor:
-        return torch.cat([layer[f"{attention}.{part}_proj.weight"] for part in parts]).t()
+    def joined(attention: str, parts: str) -> Matrix:
+        return _matrix([layer[f"{attention}.{part}_proj.weight"] for part in parts])
 
     return FusedLayer(
         self_norm=norm("self_attn_layer_norm"),
         self_qkv=joined("self_attn", "qkv"),
-        self_out=layer["self_attn.out_proj.weight"].t(),
+        self_out=_matrix([layer["self_attn.out_proj.weight"]]),
         text_norm=norm("encoder_attn_layer_norm"),
-        text_query=layer["encoder_attn.q_proj.weight"].t(),
+        text_query=_matrix([layer["encoder_attn.q_proj.weight"]]),
         text_key_value=joined("encoder_attn", "kv"),
-        text_out=layer["encoder_attn.out_proj.weight"].t(),
+        text_out=_matrix([layer["encoder_attn.out_proj.weight"]]),
         last_norm=norm("final_layer_norm"),
-        fc1=layer["fc1.weight"].t(),
-        fc2=layer["fc2.weight"].t(),
+        fc1=_matrix([layer["fc1.weight"]]),
+        fc2=_matrix([layer["fc2.weight"]]),
     )
+
+
+def _matrix(weights: list[Tensor]) -> Matrix:
+    """One matrix that gives the outputs of several weights [out, in], one after the other."""
+    return (torch.concatenate(weights) if len(weights) > 1 else weights[0]).t()
+
+
+def _norm(weight: Tensor, bias: Tensor) -> Norm:
+    return weight, bias
+
+
+def _normed(hidden: Tensor, norm: Norm) -> Tensor:
+    return F.layer_norm(hidden, hidden.shape[1:], *norm, NORM_EPSILON)
+
+
+def _times(hidden: Tensor, matrix: Matrix) -> Tensor:
+    return hidden @ matrix
+
+
+def _plus_times(total: Tensor, hidden: Tensor, matrix: Matrix) -> Tensor:
+    """A residual sum, made by the product itself."""
+    return torch.addmm(total, hidden, matrix)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal)
 
 
 class Session:
@@ -89,7 +118,7 @@ class Session:
 
     @torch.inference_mode()
     def __init__(self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
-        config, like = decoder.config, decoder.heads
+        config, like = decoder.config, decoder.embeddings
         self.decoder = decoder
         self.rows = len(batch.texts)
         self.repeats = torch.tensor([*range(len(batch.jobs)), *_guided(batch)], device=like.device)
@@ -107,7 +136,7 @@ class Session:
         """Project every text's keys and values, each text by itself; rows behind the last text need none."""
         self.text_rows = max((row + 1 for row, each in enumerate(states) if each is not None), default=0)
         longest = max((len(each) for each in states if each is not None), default=0)
-        config, like = self.decoder.config, self.decoder.heads
+        config, like = self.decoder.config, self.decoder.embeddings
         shape = (2, self.text_rows, config.num_attention_heads, longest, config.head_dim)
         self.text_caches = [like.new_zeros(shape) for _ in self.decoder.layers]
         allowed = torch.zeros(self.text_rows, 1, 1, longest, dtype=torch.bool)
@@ -118,8 +147,8 @@ class Session:
                 continue
             projected = self.decoder.project(each)
             for layer, cache in zip(self.decoder.layers, self.text_caches):
-                pair = projected @ layer.text_key_value
-                cache[:, row, :, : len(each)] = pair.unflatten(-1, (2, *shape[2:3], -1)).permute(1, 2, 0, 3)
+                pair = _times(projected, layer.text_key_value).reshape(len(each), *shape[:1], *shape[2:3], -1)
+                cache[:, row, :, : len(each)] = pair.permute(1, 2, 0, 3)
         self.allowed = None if bool(allowed.all()) else allowed.to(like.device)
 
     @torch.inference_mode()
@@ -127,12 +156,12 @@ class Session:
         """Tokens [jobs, K] at `position`, or [jobs, K, n] from 0 on -> those at the next position, [jobs, K]."""
         tokens = torch.as_tensor(tokens, device=self.script.device)
         length = tokens.shape[2] if tokens.ndim == 3 else 1
-        hidden = self._embed(tokens.view(*tokens.shape[:2], length), position)
+        hidden = self._embed(tokens.reshape(*tokens.shape[:2], length), position)
         for index, layer in enumerate(self.decoder.layers):
             hidden = self._layer(index, layer, hidden, position, length)
         logits = self._logits(hidden[length - 1 :: length])
-        wanted = self.script[position + length]
-        return torch.where(wanted < 0, self.picker(logits, self.draws[position + length]), wanted)
+        picked, wanted = self.picker(logits, self.draws[position + length]), self.script[position + length]
+        return torch.where(wanted < 0, picked, wanted)
 
     def fetch(self, written: list[Tensor]) -> np.ndarray:
         """Bring tokens to the host: int32 [len(written), jobs, K]."""
@@ -142,43 +171,42 @@ class Session:
         """Tokens [jobs, K, n] -> hidden [rows * n, d]."""
         if self.rows > len(tokens):
             tokens = tokens[self.repeats]
-        places = (tokens + self.decoder.offsets[:, None]).transpose(1, 2).flatten(0, 1)
+        places = (tokens + self.decoder.offsets[:, None]).swapaxes(1, 2).flatten(0, 1)
         summed = F.embedding(places, self.decoder.embeddings).sum(1)
         length = tokens.shape[2]
-        return (summed.view(-1, length, summed.shape[1]) + self.positions[position : position + length]).flatten(0, 1)
+        summed = summed.reshape(-1, length, summed.shape[1])
+        return (summed + self.positions[position : position + length]).flatten(0, 1)
 
     def _layer(self, index: int, layer: FusedLayer, hidden: Tensor, position: int, length: int) -> Tensor:
         """Hidden [rows * n, d] -> the same shape; the residual sums are made by the products."""
-        width = hidden.shape[1:]
         config = self.decoder.config
-        fused = F.layer_norm(hidden, width, *layer.self_norm, NORM_EPSILON) @ layer.self_qkv
-        heads = fused.view(self.rows, length, 3, config.num_attention_heads, config.head_dim).permute(2, 0, 3, 1, 4)
+        fused = _times(_normed(hidden, layer.self_norm), layer.self_qkv)
+        heads = fused.reshape(self.rows, length, 3, config.num_attention_heads, config.head_dim)
+        heads = heads.permute(2, 0, 3, 1, 4)
         self.caches[index].narrow(3, position, length).copy_(heads.narrow(0, 1, 2))
         past_keys, past_values = self.caches[index].narrow(3, 0, position + length).unbind()
-        mixed = F.scaled_dot_product_attention(heads[0], past_keys, past_values, is_causal=length > 1)
-        hidden = torch.addmm(hidden, _merge(mixed), layer.self_out)
+        mixed = _attend(heads[0], past_keys, past_values, causal=length > 1)
+        hidden = _plus_times(hidden, _merge(mixed), layer.self_out)
         if self.text_rows:
             hidden = self._read(index, layer, hidden, length)
-        inner = F.gelu(F.layer_norm(hidden, width, *layer.last_norm, NORM_EPSILON) @ layer.fc1)
-        return torch.addmm(hidden, inner, layer.fc2)
+        inner = F.gelu(_times(_normed(hidden, layer.last_norm), layer.fc1))
+        return _plus_times(hidden, inner, layer.fc2)
 
     def _read(self, index: int, layer: FusedLayer, hidden: Tensor, length: int) -> Tensor:
         """Add what the rows with a text read in it; attention to no text is exactly 0, so those rows are left alone."""
         config = self.decoder.config
         count = self.text_rows * length
-        asking = F.layer_norm(hidden[:count], hidden.shape[1:], *layer.text_norm, NORM_EPSILON)
-        query = asking @ layer.text_query
-        query = query.view(self.text_rows, length, config.num_attention_heads, config.head_dim).transpose(1, 2)
+        query = _times(_normed(hidden[:count], layer.text_norm), layer.text_query)
+        query = query.reshape(self.text_rows, length, config.num_attention_heads, config.head_dim).swapaxes(1, 2)
         text_keys, text_values = self.text_caches[index].unbind()
-        mixed = F.scaled_dot_product_attention(query, text_keys, text_values, attn_mask=self.allowed)
+        mixed = _attend(query, text_keys, text_values, allowed=self.allowed)
         hidden[:count].addmm_(_merge(mixed), layer.text_out)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Hidden [rows, d] -> guided logits float32 [jobs, K, vocab]."""
-        hidden = F.layer_norm(hidden, hidden.shape[1:], *self.decoder.norm, NORM_EPSILON)
-        logits = (hidden @ self.decoder.heads).float()
-        logits = logits.view(self.rows, self.decoder.config.num_codebooks, -1)
+        logits = _times(_normed(hidden, self.decoder.norm), self.decoder.heads).float()
+        logits = logits.reshape(self.rows, self.decoder.config.num_codebooks, -1)
         jobs = len(self.partners)
         if self.rows == jobs:
             return logits
@@ -188,7 +216,7 @@ class Session:
 
 def _merge(mixed: Tensor) -> Tensor:
     """Heads [rows, heads, n, head_dim] -> [rows * n, d]."""
-    return mixed.transpose(1, 2).reshape(mixed.shape[0] * mixed.shape[2], -1)
+    return mixed.swapaxes(1, 2).reshape(mixed.shape[0] * mixed.shape[2], -1)
 
 
 def _guided(batch: Batch) -> list[int]:

@@ -6,6 +6,7 @@ import math
 
 import mlx.core as mx
 from mlx import nn
+from mlx.core import array as Tensor
 
 from hemiola.musicgen.config import T5Config
 
@@ -18,7 +19,7 @@ class RMSNorm(nn.Module):
         self.weight = mx.ones(width)
         self.epsilon = epsilon
 
-    def __call__(self, hidden: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor) -> Tensor:
         """Hidden [..., width] -> the same shape."""
         power = hidden.astype(mx.float32).square().mean(-1, keepdims=True)
         return self.weight * (hidden * mx.rsqrt(power + self.epsilon)).astype(self.weight.dtype)
@@ -38,7 +39,7 @@ class SelfAttention(nn.Module):
         if has_bias:
             self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
 
-    def bias(self, length: int) -> mx.array:
+    def bias(self, length: int) -> Tensor:
         """The bias for every pair of places, [1, heads, length, length]."""
         places = mx.arange(length)
         buckets = distance_buckets(
@@ -48,7 +49,7 @@ class SelfAttention(nn.Module):
         )
         return self.relative_attention_bias(buckets).transpose(2, 0, 1)[None]
 
-    def __call__(self, hidden: mx.array, bias: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Hidden [B, L, d] and bias [B or 1, heads, L, L] -> [B, L, d]."""
         batch, length, _ = hidden.shape
         shape = (batch, length, self.config.num_heads, self.config.d_kv)
@@ -70,7 +71,7 @@ class DenseReluDense(nn.Module):
             self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
 
-    def __call__(self, hidden: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor) -> Tensor:
         """Hidden [B, L, d] -> the same shape."""
         if self.is_gated:
             return self.wo(nn.gelu_approx(self.wi_0(hidden)) * self.wi_1(hidden))
@@ -85,7 +86,7 @@ class AttentionLayer(nn.Module):
         self.SelfAttention = SelfAttention(config, has_bias)
         self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
-    def __call__(self, hidden: mx.array, bias: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Hidden [B, L, d] -> the same shape."""
         return hidden + self.SelfAttention(self.layer_norm(hidden), bias)
 
@@ -98,7 +99,7 @@ class FeedForwardLayer(nn.Module):
         self.DenseReluDense = DenseReluDense(config)
         self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
-    def __call__(self, hidden: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor) -> Tensor:
         """Hidden [B, L, d] -> the same shape."""
         return hidden + self.DenseReluDense(self.layer_norm(hidden))
 
@@ -110,11 +111,11 @@ class Block(nn.Module):
         super().__init__()
         self.layer = [AttentionLayer(config, has_bias), FeedForwardLayer(config)]
 
-    def bias(self, length: int) -> mx.array:
+    def bias(self, length: int) -> Tensor:
         """The distance bias, [1, heads, length, length]; the first block alone has one."""
         return self.layer[0].SelfAttention.bias(length)
 
-    def __call__(self, hidden: mx.array, bias: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Hidden [B, L, d] -> the same shape."""
         return self.layer[1](self.layer[0](hidden, bias))
 
@@ -127,7 +128,7 @@ class Stack(nn.Module):
         self.block = [Block(config, has_bias=index == 0) for index in range(config.num_layers)]
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
-    def __call__(self, hidden: mx.array, mask: mx.array) -> mx.array:
+    def __call__(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Hidden [B, L, d] and mask [B, L] -> [B, L, d]."""
         bias = self.block[0].bias(hidden.shape[1])
         bias = mx.where(mask.astype(mx.bool_)[:, None, None, :], bias, mx.finfo(bias.dtype).min)
@@ -145,12 +146,12 @@ class T5Encoder(nn.Module):
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = Stack(config)
 
-    def __call__(self, tokens: mx.array, mask: mx.array) -> mx.array:
+    def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Tokens [B, L] and mask [B, L] (0 where padded) -> states [B, L, d_model]; those of padding mean nothing."""
         return self.encoder(self.shared(tokens), mask)
 
 
-def distance_buckets(distance: mx.array, buckets: int, furthest: int) -> mx.array:
+def distance_buckets(distance: Tensor, buckets: int, furthest: int) -> Tensor:
     """Sort signed distances into buckets: half for each direction, near ones exact, far ones by their logarithm."""
     half = buckets // 2
     exact = half // 2

@@ -54,9 +54,9 @@ class SelfAttention(nn.Module):
         """Hidden [B, L, d] and bias [B or 1, heads, L, L] -> [B, L, d]."""
         batch, length, _ = hidden.shape
         shape = (batch, length, self.config.num_heads, self.config.d_kv)
-        q, k, v = (project(hidden).view(shape).transpose(1, 2) for project in (self.q, self.k, self.v))
+        q, k, v = (project(hidden).reshape(shape).swapaxes(1, 2) for project in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        return self.o(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return self.o(mixed.swapaxes(1, 2).reshape(batch, length, -1))
 
 
 class DenseReluDense(nn.Module):
