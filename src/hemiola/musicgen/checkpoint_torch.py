@@ -42,14 +42,14 @@ def save(
 ) -> None:
     """Write config, weights, tokenizer and the small files beside them; the folder is made when it is not there.
 
-    `tokenizer` is the path of a tokenizer.json. `dtype` "float16" halves the size of text encoder and decoder on
-    disk; the codec stays as it is. Raises WeightsError when the parts do not fit together, OutputError when the
+    `tokenizer` is the path of a tokenizer.json. `dtype` "float16" halves the size on disk; what is loaded from it
+    computes in float32 all the same, unless asked otherwise. Raises WeightsError when the parts do not fit together, OutputError when the
     folder cannot be written.
     """
     config = MusicgenConfig(text_encoder.config, decoder.config, codec.config)
     stored = getattr(torch, dtype)
     tensors = {
-        name: tensor if name.startswith("audio_encoder.") else tensor.to(stored)
+        name: tensor.to(stored) if tensor.is_floating_point() else tensor
         for name, tensor in tensors_of(text_encoder, decoder, codec).items()
     }
     folder = Path(folder)
