@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hemiola import __version__
-from hemiola.cli import decode, encode, failures, generate, models, train
+from hemiola.cli import decode, encode, evaluate, failures, generate, models, train
 
 app = typer.Typer(
     name="hemiola",
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command()(generate.generate)
 app.command()(encode.encode)
 app.command()(decode.decode)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 

@@ -1,0 +1,190 @@
+"""Fits what the ears of `hemiola eval` know of drums and keys, on synthetic music of the train split.
+
+    python benchmarks/fit_ears.py --codec out/sketch-codec/checkpoint
+
+Every piece is heard as it is, twice degraded (low-passed, noisy, or with its upper partials smeared, as codecs at low
+bit rates do), and, with --codec, as that codec gives it back. Accuracy is told by four-fold cross-validation over
+pieces, and on the test split, which nothing is fitted on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from hemiola.synth.compose import compose
+from hemiola.synth.harmony import KEYS, MODES
+from hemiola.synth.seeds import split_seed
+from hemiola.train.listening import Sound
+
+RATE = 32000
+PLACE = Path(__file__).parents[1] / "src/hemiola/train/fitted_ears.py"
+DRUMS_PENALTY, KEYS_PENALTY = 1.0, 10.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pieces", type=int, default=400)
+    parser.add_argument("--test-pieces", type=int, default=60)
+    parser.add_argument("--codec", help="the checkpoint of a codec whose music the ears should know")
+    settings = parser.parse_args()
+    codec = None
+    if settings.codec:
+        from hemiola.codec.model import EncodecModel
+
+        codec = EncodecModel.from_pretrained(settings.codec)
+    train, test = (
+        Heard(split, count, codec) for split, count in (("train", settings.pieces), ("test", settings.test_pieces))
+    )
+    print("cross-validated on train:", crossed(train))
+    drums, keys = fit_drums(train, slice(None)), fit_keys(train, slice(None))
+    for version in sorted(set(test.version)):
+        print(f"test, {version}:", scores(test, test.version == version, drums, keys))
+    PLACE.write_text(written(drums, keys, train, settings), encoding="utf-8")
+    print(f"written: {PLACE}; run ruff format on it")
+
+
+class Heard:
+    """Features of every version of the first pieces of a split: drums [N, 8], chroma [N, 2, 12], and their truth."""
+
+    def __init__(self, split: str, pieces: int, codec: object) -> None:
+        self.piece, self.version, self.drums, self.chroma, self.has_drums, self.key = [], [], [], [], [], []
+        for index in range(pieces):
+            piece = compose(split_seed(split, index), sample_rate=RATE)
+            for version, samples in versions(piece.audio[0], index, codec):
+                sound = Sound.of(samples, RATE)
+                features = sound.drum_features()
+                self.names = list(features)
+                self.piece.append(index)
+                self.version.append(version)
+                self.drums.append(list(features.values()))
+                self.chroma.append(sound.key_features())
+                self.has_drums.append(piece.truth.drums)
+                self.key.append(KEYS.index(piece.truth.key) + 12 * MODES.index(piece.truth.mode))
+        for name in ("piece", "version", "drums", "chroma", "has_drums", "key"):
+            setattr(self, name, np.array(getattr(self, name)))
+
+
+def versions(samples: np.ndarray, seed: int, codec: object):
+    rng = np.random.Generator(np.random.PCG64([seed, 5]))
+    samples = samples.astype(np.float64)
+    yield "true", samples
+    yield "degraded", degraded(samples, rng)
+    yield "degraded", degraded(samples, rng)
+    if codec is not None:
+        audio = samples[None].astype(np.float32)
+        yield "codec", codec.decode(codec.encode(audio))[0].astype(np.float64)
+
+
+def degraded(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    kind = rng.integers(4)
+    if kind in (2, 3):
+        samples = smeared(samples, rng, rng.uniform(800, 5000))
+    if kind in (0, 3):
+        samples = low_passed(samples, rng.uniform(3500, 11000))
+    if kind in (1, 3):
+        level = 10 ** (-rng.uniform(25, 45) / 20) * np.sqrt(np.mean(samples**2))
+        samples = samples + level * rng.standard_normal(len(samples))
+    return samples
+
+
+def low_passed(samples: np.ndarray, cutoff_hz: float) -> np.ndarray:
+    hz = np.fft.rfftfreq(len(samples), 1 / RATE)
+    return np.fft.irfft(np.fft.rfft(samples) / np.sqrt(1 + (hz / cutoff_hz) ** 8), len(samples))
+
+
+def smeared(samples: np.ndarray, rng: np.random.Generator, from_hz: float, window: int = 1024) -> np.ndarray:
+    """Above `from_hz` only a coarse envelope is kept: levels averaged over nine bins, phases drawn."""
+    hop, shape = window // 4, np.hanning(window + 1)[:-1]
+    padded = np.pad(samples, (window, window + hop - len(samples) % hop))
+    spectrum = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * shape, axis=1)
+    above = np.fft.rfftfreq(window, 1 / RATE) > from_hz
+    level = np.sqrt(sum(np.roll(np.abs(spectrum), shift, axis=1) ** 2 for shift in range(-4, 5)) / 9)
+    spectrum[:, above] = (level * np.exp(2j * np.pi * rng.random(spectrum.shape)))[:, above]
+    out = np.zeros(len(padded))
+    for place, frame in enumerate(np.fft.irfft(spectrum, window, axis=1) * shape):
+        out[place * hop : place * hop + window] += frame / 1.5  # squared Hann windows overlap to 1.5
+    return out[window : window + len(samples)]
+
+
+def fit_drums(heard: Heard, rows) -> np.ndarray:
+    """Ridge logistic regression by Newton's method -> weights of the raw features, the bias last."""
+    features, target = heard.drums[rows], heard.has_drums[rows].astype(float)
+    mean, size = features.mean(axis=0), features.std(axis=0)
+    inputs = np.column_stack([(features - mean) / size, np.ones(len(features))])
+    penalty = DRUMS_PENALTY * np.eye(inputs.shape[1])
+    penalty[-1, -1] = 0
+    weights = np.zeros(inputs.shape[1])
+    for _ in range(25):
+        chance = 1 / (1 + np.exp(-np.clip(inputs @ weights, -30, 30)))
+        curvature = (inputs * (chance * (1 - chance) + 1e-6)[:, None]).T @ inputs + penalty
+        weights -= np.linalg.solve(curvature, inputs.T @ (chance - target) + penalty @ weights)
+    slopes = weights[:-1] / size
+    return np.append(slopes, weights[-1] - slopes @ mean)
+
+
+def turned(chroma: np.ndarray) -> np.ndarray:
+    """Chroma [N, 2, 12] -> [N, 24 keys, 48]: seen from each tonic, in the places of major or of minor."""
+    inputs = np.zeros((len(chroma), 24, 48))
+    for tonic in range(12):
+        seen = np.roll(chroma, -tonic, axis=2).reshape(len(chroma), 24)
+        inputs[:, tonic, :24] = inputs[:, 12 + tonic, 24:] = seen
+    return inputs
+
+
+def fit_keys(heard: Heard, rows) -> np.ndarray:
+    """Ridge softmax over 24 keys that share their profiles up to the tonic -> [2 modes, 2 (whole, opening), 12]."""
+    inputs, target = turned(heard.chroma[rows]), heard.key[rows]
+    weights = np.zeros(48)
+    for _ in range(15):
+        scores = inputs @ weights
+        chance = np.exp(scores - scores.max(axis=1, keepdims=True))
+        chance /= chance.sum(axis=1, keepdims=True)
+        mean = (chance[:, :, None] * inputs).sum(axis=1)
+        slope = (inputs[np.arange(len(target)), target] - mean).sum(axis=0) - KEYS_PENALTY * weights
+        weighted = (inputs * chance[:, :, None]).reshape(-1, 48)
+        curvature = weighted.T @ inputs.reshape(-1, 48) - mean.T @ mean + KEYS_PENALTY * np.eye(48)
+        weights += np.linalg.solve(curvature, slope)
+    return weights.reshape(2, 2, 12)
+
+
+def scores(heard: Heard, rows, drums: np.ndarray, keys: np.ndarray) -> str:
+    hit = (heard.drums[rows] @ drums[:-1] + drums[-1] > 0) == heard.has_drums[rows]
+    key, true = (turned(heard.chroma[rows]) @ keys.reshape(48)).argmax(axis=1), heard.key[rows]
+    mode = key // 12 == true // 12
+    return f"drums {hit.mean():.3f}, key {np.mean(key == true):.3f}, mode {mode.mean():.3f} ({len(hit)} versions)"
+
+
+def crossed(heard: Heard) -> list[str]:
+    folds = [heard.piece % 4 == fold for fold in range(4)]
+    return [scores(heard, fold, fit_drums(heard, ~fold), fit_keys(heard, ~fold)) for fold in folds]
+
+
+def written(drums: np.ndarray, keys: np.ndarray, heard: Heard, settings: argparse.Namespace) -> str:
+    codec = ", and through the codec of the bundled model" if settings.codec else ""
+    lines = [
+        '"""What the ears know of drums and keys: constants that benchmarks/fit_ears.py fitted and wrote.',
+        "",
+        f"Fitted on {settings.pieces} pieces of synthetic music of the train split, as they are, degraded{codec}.",
+        '"""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "# Weights of Sound.drum_features; above 0 in all there are drums.",
+        f"DRUMS = {{{', '.join(f'{name!r}: {weight:.4f}' for name, weight in zip(heard.names, drums))}}}",
+        f"DRUMS_BIAS = {drums[-1]:.4f}",
+        "",
+        "# Profiles of Sound.key_features seen from the tonic: of the whole piece, and of its opening.",
+        f"KEYS = {{{', '.join(f'{mode!r}: ({rounded(keys[place])})' for place, mode in enumerate(MODES))}}}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rounded(profiles: np.ndarray) -> str:
+    return ", ".join(f"({', '.join(f'{value:.3f}' for value in profile)})" for profile in profiles)
+
+
+if __name__ == "__main__":
+    main()

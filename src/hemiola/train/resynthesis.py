@@ -1,0 +1,171 @@
+"""Resynthesis: what a codec keeps of unseen synthetic music, and of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hemiola.codec.model import EncodecModel
+from hemiola.synth.score import Truth, truth_of
+from hemiola.synth.seeds import split_seed
+from hemiola.timebase import Seconds
+from hemiola.train.evaluate import Progress, true_music
+from hemiola.train.listening import Sound
+from hemiola.train.losses import multi_scale_mel
+
+Array = NDArray[Any]
+
+ONSET_TOLERANCE_SECONDS = 0.05
+_CHORD_SECONDS = 0.03  # notes that begin within this are one onset
+_FAINT = 0.01  # of the loudest frame: chroma of fainter frames is that of noise
+_MEL_WINDOWS = (64, 128, 256, 512, 1024)  # samples, those that EnCodec is trained with
+_NOISE_RMS = 0.13
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of one piece; `codec_onsets` are of the resynthesis against the truth, `true_onsets` the original's.
+
+    `same_onsets` holds the resynthesis against what is heard in the original. F1 scores are at 50 ms.
+    """
+
+    seed: int
+    chroma_correlation: float
+    codec_onsets: float
+    true_onsets: float
+    same_onsets: float
+    si_sdr_db: float
+    mel_distance: float
+
+
+@dataclass(frozen=True)
+class Resynthesis:
+    """Means over the pieces, each piece, chance where it has a meaning, and the same codec on white noise."""
+
+    means: dict[str, float]
+    chance: dict[str, float | None]
+    noise: dict[str, float]
+    kilobits_a_second: float
+    pieces: tuple[Kept, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it."""
+        return asdict(self)
+
+
+def measure(codec: EncodecModel, pieces: int, seconds: Seconds, *, progress: Progress | None = None) -> Resynthesis:
+    """Encode and decode the first `pieces` pieces of the test split and listen to what comes back.
+
+    Chance holds every resynthesis against the other pieces: a codec that forgets what it was given reaches that.
+    """
+    rate = codec.sampling_rate
+    kept, chromas, onsets, truths = [], [], [], []
+    for index in range(pieces):
+        seed = split_seed("test", index)
+        score, audio = true_music(seed, seconds, rate, codec.channels)
+        back = codec.decode(codec.encode(audio))
+        sounds = Sound.of(audio, rate), Sound.of(back, rate)
+        chroma = sounds[0].chromagram(), sounds[1].chromagram()
+        heard = sounds[0].onset_seconds(), sounds[1].onset_seconds()
+        truth = begun(truth_of(score))
+        kept.append(
+            Kept(
+                seed=seed,
+                chroma_correlation=chroma_correlation(*chroma),
+                codec_onsets=onset_f1(heard[1], truth),
+                true_onsets=onset_f1(heard[0], truth),
+                same_onsets=onset_f1(heard[1], heard[0]),
+                si_sdr_db=si_sdr_db(back, audio),
+                mel_distance=mel_distance(back, audio, rate),
+            )
+        )
+        chromas.append(chroma)
+        onsets.append(heard[1])
+        truths.append(truth)
+        if progress:
+            progress(index + 1, pieces)
+    chance = {
+        "chroma_correlation": _across(chroma_correlation, [a for a, _ in chromas], [b for _, b in chromas]),
+        "codec_onsets": _across(onset_f1, onsets, truths),
+    }
+    names = [name for name in Kept.__dataclass_fields__ if name != "seed"]
+    means = {name: float(np.mean([getattr(each, name) for each in kept])) for name in names}
+    return Resynthesis(means, chance, _noise(codec, seconds), kilobits_a_second(codec), tuple(kept))
+
+
+def chroma_correlation(original: Array, other: Array) -> float:
+    """Mean over frames of the Pearson correlation of two chromagrams [frames, 12].
+
+    Frame by frame, so that every moment's harmony counts alike and loudness does not; frames of the original more
+    than 40 dB under its loudest are left out, for in them there is nothing to keep. 1 is perfect, chance is not 0.
+    """
+    loud = original.sum(axis=1) > _FAINT * original.sum(axis=1).max(initial=0.0)
+    a, b = (each[loud] - each[loud].mean(axis=1, keepdims=True) for each in (original, other))
+    sizes = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    products = (a * b).sum(axis=1) / np.maximum(sizes, 1e-12)
+    return float(products.mean()) if len(products) else 0.0
+
+
+def begun(truth: Truth) -> Array:
+    """The moments, in seconds, where notes or strokes begin; those within 30 ms are one."""
+    moments = np.sort(np.concatenate([truth.onset_seconds, *truth.drum_onset_seconds.values()]))
+    onsets: list[float] = []
+    for moment in moments:
+        if not onsets or moment - onsets[-1] > _CHORD_SECONDS:
+            onsets.append(float(moment))
+    return np.array(onsets)
+
+
+def onset_f1(heard: Array, truth: Array) -> float:
+    """Harmonic mean of precision and recall of ascending moments in seconds, each used once, within 50 ms."""
+    if not len(heard) or not len(truth):
+        return float(len(heard) == len(truth))
+    matched = place = 0
+    for moment in truth:
+        # Both are ascending, so the first one that is near is the best one to give away.
+        while place < len(heard) and heard[place] < moment - ONSET_TOLERANCE_SECONDS:
+            place += 1
+        if place < len(heard) and heard[place] <= moment + ONSET_TOLERANCE_SECONDS:
+            matched, place = matched + 1, place + 1
+    return 2 * matched / (len(heard) + len(truth))
+
+
+def si_sdr_db(output: Array, reference: Array) -> float:
+    """Scale-invariant signal-to-distortion ratio in dB of [channels, samples] (Le Roux et al., 2019)."""
+    output, reference = (each - each.mean(axis=-1, keepdims=True, dtype=np.float64) for each in (output, reference))
+    scale = (output * reference).sum(axis=-1, keepdims=True) / ((reference**2).sum(axis=-1, keepdims=True) + 1e-8)
+    target = scale * reference
+    ratio = (target**2).sum(axis=-1) / (((output - target) ** 2).sum(axis=-1) + 1e-8)
+    return float(np.mean(10 * np.log10(ratio + 1e-8)))
+
+
+def mel_distance(output: Array, reference: Array, sample_rate: int) -> float:
+    """The multi-scale mel loss that codecs are trained with, of [channels, samples]."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(each, np.float32))[None] for each in (output, reference)]
+    with torch.no_grad():
+        return float(multi_scale_mel(tensors[0], tensors[1], sample_rate, _MEL_WINDOWS))
+
+
+def kilobits_a_second(codec: EncodecModel) -> float:
+    """Bits of all codebooks' indices, a thousand a second."""
+    bits = codec.config.codebooks_for(None) * np.log2(codec.config.codebook_size)
+    return float(bits * codec.timebase.frame_rate / 1000)
+
+
+def _noise(codec: EncodecModel, seconds: Seconds) -> dict[str, float]:
+    samples = codec.timebase.samples(seconds)
+    noise = np.random.Generator(np.random.PCG64(0)).standard_normal((codec.channels, samples))
+    noise = (_NOISE_RMS * noise).astype(np.float32)
+    back = codec.decode(codec.encode(noise))
+    return {"si_sdr_db": si_sdr_db(back, noise), "mel_distance": mel_distance(back, noise, codec.sampling_rate)}
+
+
+def _across(score: Any, ours: Sequence[Array], theirs: Sequence[Array]) -> float | None:
+    """The mean score of every one of ours with every one of theirs but its own."""
+    scores = [score(a, b) for i, a in enumerate(ours) for j, b in enumerate(theirs) if i != j]
+    return float(np.mean(scores)) if scores else None
