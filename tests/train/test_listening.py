@@ -142,7 +142,7 @@ def test_flaws_are_heard() -> None:
     assert listen(audio, RATE).clipped_share == 0
     assert listen(audio, RATE).silent_share < 0.02
     audio[:, RATE : 3 * RATE] = 0
-    audio[:, : RATE // 4] = 1.3
+    audio[:, : RATE // 4] = np.sign(audio[:, : RATE // 4]) * 1.3
     assert listen(audio, RATE).silent_share == pytest.approx(0.25, abs=0.02)
     assert listen(audio, RATE).clipped_share == pytest.approx(1 / 32, abs=1e-3)
 
