@@ -119,8 +119,8 @@ def check_place(path: str | Path, *, force: bool = False) -> None:
 
 def check_destination(path: str | Path, *, force: bool = False) -> None:
     """`check_place` for a sound file: its extension has to name a format as well."""
-    _format(Path(path), None)
     _refuse_place(Path(path), force)
+    _format(Path(path), None)
 
 
 def _refuse_place(path: Path, force: bool) -> None:

@@ -113,8 +113,11 @@ def _drawn(title: str, is_bytes: bool) -> object:
     from rich.table import Column
 
     console = Console(stderr=True)
+    third = console.width // 3
     bar = Progress(
-        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=third)
+        ),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         TextColumn("{task.fields[status]}", markup=False, table_column=Column(no_wrap=True)),
         console=console,
