@@ -197,9 +197,12 @@ def test_bars_fit_a_narrow_terminal() -> None:
     seen, deadline = b"", time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            seen += os.read(terminal, 1000)
+            more = os.read(terminal, 1000)
         except OSError:
             break
+        if not more:
+            break
+        seen += more
     assert drawing.wait(60) == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
     lines = [line for line in re.split(r"[\r\n]+", plain) if line.strip()]

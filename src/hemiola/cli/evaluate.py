@@ -30,6 +30,30 @@ if TYPE_CHECKING:
 
 # Pieces decoded side by side.
 TOGETHER = 10
+MUSIC_ROWS = {
+    "tempo_within_8_percent": "tempo within 8 %, or its octave",
+    "tempo_within_4_percent": "tempo within 4 %, or its octave",
+    "tempo_within_8_percent_no_octaves": "tempo within 8 %, strictly",
+    "tempo_within_4_percent_no_octaves": "tempo within 4 %, strictly",
+    "drums": "drums or none, as asked",
+    "drums_where_asked_for": "  drums where asked for",
+    "no_drums_where_refused": "  none where refused",
+    "key_and_mode": "key and mode",
+    "mode": "mode",
+    "silent": "silent for a quarter or more",
+    "clipped": "clipped",
+}
+CODEC_ROWS = {
+    "chroma_correlation": "chroma correlation",
+    "codec_onsets": "onsets against the truth, F1 at 50 ms",
+    "same_onsets": "onsets against the original's, F1",
+    "si_sdr_db": "SI-SDR, dB",
+    "mel_distance": "mel distance",
+    "tempo_within_4_percent": "still heard: tempo within 4 %",
+    "drums": "still heard: drums or none",
+    "key_and_mode": "still heard: key and mode",
+    "mode": "still heard: mode",
+}
 
 
 def evaluate(
@@ -143,27 +167,25 @@ def _codec(codec: EncodecModel, pieces: int, seconds: str) -> dict[str, Any]:
 
 def _show_figures(figures: dict[str, Figure]) -> None:
     rows = []
-    for name, figure in figures.items():
-        values = figure.to_dict()
+    for name, label in MUSIC_ROWS.items():
+        values = figures[name].to_dict()
         low, high = values["interval"] or (None, None)
-        between = f"{_percent(low)} - {_percent(high)}" if figure.count else "-"
-        counted = f"{figure.right}/{figure.count}"
-        cells = (_percent(figure.share), counted, between, _percent(figure.chance), _percent(figure.ceiling))
-        rows.append((name.replace("_", " "), *cells))
-    _table(("music", "share", "pieces", "95 %", "chance", "true music"), rows)
+        shares = (_percent(values["share"]), f"{_percent(low)} to {_percent(high)}")
+        counted = f"{values['right']} of {values['count']}"
+        rows.append((label, counted, *shares, _percent(values["chance"]), _percent(values["ceiling"])))
+    _table(("music", "pieces", "share", "95 % interval", "chance", "true music"), rows)
 
 
 def _show_codec(measured: Resynthesis) -> None:
     ceilings = {"codec_onsets": measured.means["true_onsets"], "chroma_correlation": 1.0, "same_onsets": 1.0}
     rows = [
-        (name.replace("_", " "), f"{value:.3f}", _number(measured.chance.get(name)), _number(ceilings.get(name)))
-        for name, value in measured.means.items()
-        if name != "true_onsets"
+        (label, _number(measured.means[name]), _number(measured.chance.get(name)), _number(ceilings.get(name)))
+        for name, label in CODEC_ROWS.items()
     ]
     rows += [
-        (f"{name.replace('_', ' ')}, white noise", f"{value:.3f}", "-", "-") for name, value in measured.noise.items()
+        (f"{CODEC_ROWS[name]}, of white noise", _number(value), "-", "-") for name, value in measured.noise.items()
     ]
-    _table((f"codec, {measured.kilobits_a_second:.1f} kbps", "mean", "chance", "true music"), rows)
+    _table((f"codec at {measured.kilobits_a_second:.1f} kbps", "mean", "chance", "true music"), rows)
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

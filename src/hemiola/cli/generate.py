@@ -105,11 +105,10 @@ def _load(model: str | None, machine: dict[str, str], record: Record | None, all
     from hemiola.cli import checkpoints
     from hemiola.generation import DEFAULT_MODEL, MusicGen
 
-    if record is not None:
-        machine = {**record.machine, **machine}
+    machine = {**MACHINE, **(record.machine if record else {}), **machine}
     name = model or (record.model if record else DEFAULT_MODEL)
     checkpoint = checkpoints.found(name, allow_pickle)
-    choice = backends.choose(*(machine.get(name, default) for name, default in MACHINE.items()))
+    choice = backends.choose(machine["backend"], machine["device"], machine["dtype"])
     music = MusicGen.from_pretrained(
         checkpoint.folder, backend=choice.name, device=choice.device, dtype=choice.dtype, allow_pickle=allow_pickle
     )

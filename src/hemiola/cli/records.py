@@ -44,7 +44,7 @@ class Record:
     @property
     def machine(self) -> dict[str, str]:
         """Backend, device and dtype that it was made with."""
-        return {name: self.values[name] for name in ("backend", "device", "dtype") if name in self.values}
+        return {name: str(self.values[name]) for name in ("backend", "device", "dtype") if name in self.values}
 
     def require_same(self, result: Result) -> None:
         """Raise HemiolaError unless the piece came out as it is recorded."""

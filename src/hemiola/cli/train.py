@@ -44,7 +44,5 @@ def _trainer() -> tuple[ModuleType, ModuleType]:
     try:
         from hemiola.train import config, runs
     except ModuleNotFoundError as error:
-        raise BackendError(
-            f"training needs {error.name}: pip install 'hemiola[train]'"
-        ) from error
+        raise BackendError(f"training needs {error.name}: pip install 'hemiola[train]'") from error
     return config, runs
