@@ -199,9 +199,11 @@ def test_a_perfect_codec_keeps_all_and_a_forgetful_one_what_chance_gives() -> No
     assert perfect.means["mel_distance"] < 1e-3
     assert perfect.chance["chroma_correlation"] < 0.6
     assert perfect.kilobits_a_second == pytest.approx(1.8)
+    assert perfect.means["drums"] == 1
     forgetful = resynthesis.measure(Forgetful(), 3, 3)  # type: ignore[arg-type]
     assert forgetful.means["chroma_correlation"] == pytest.approx(forgetful.chance["chroma_correlation"], abs=1e-6)
     assert forgetful.means["si_sdr_db"] < -5
+    assert forgetful.means["key_and_mode"] < 1
 
 
 def run(*arguments: object) -> int:

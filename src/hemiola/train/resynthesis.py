@@ -14,8 +14,8 @@ from hemiola.codec.model import EncodecModel
 from hemiola.synth.score import Truth, truth_of
 from hemiola.synth.seeds import split_seed
 from hemiola.timebase import Seconds
-from hemiola.train.evaluate import Progress, true_music
-from hemiola.train.listening import Sound
+from hemiola.train.evaluate import JUDGEMENTS, Asked, Progress, true_music
+from hemiola.train.listening import Sound, listen
 from hemiola.train.losses import multi_scale_mel
 
 Array = NDArray[Any]
@@ -29,9 +29,10 @@ _NOISE_RMS = 0.13
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of one piece; `codec_onsets` are of the resynthesis against the truth, `true_onsets` the original's.
+    """What is left of one piece. F1 scores of onsets are at 50 ms; SI-SDR is in dB.
 
-    `same_onsets` holds the resynthesis against what is heard in the original. F1 scores are at 50 ms.
+    `codec_onsets` holds the resynthesis against the truth, `true_onsets` the original, `same_onsets` the resynthesis
+    against what is heard in the original. The last four say whether the resynthesis is still heard as it should be.
     """
 
     seed: int
@@ -41,6 +42,10 @@ class Kept:
     same_onsets: float
     si_sdr_db: float
     mel_distance: float
+    tempo_within_4_percent: bool
+    drums: bool
+    key_and_mode: bool
+    mode: bool
 
 
 @dataclass(frozen=True)
@@ -58,44 +63,62 @@ class Resynthesis:
         return asdict(self)
 
 
+@dataclass(frozen=True, eq=False)
+class _Back:
+    """A piece and what came back of it: audio, chromagrams and onsets of both, and the piece's truth."""
+
+    seed: int
+    truth: Truth
+    audio: tuple[Array, Array]
+    chroma: tuple[Array, Array]
+    onsets: tuple[Array, Array]
+
+    @classmethod
+    def of(cls, codec: EncodecModel, seed: int, seconds: Seconds) -> _Back:
+        score, audio = true_music(seed, seconds, codec.sampling_rate, codec.channels)
+        audios = audio, codec.decode(codec.encode(audio))
+        first, second = (Sound.of(each, codec.sampling_rate) for each in audios)
+        chroma = first.chromagram(), second.chromagram()
+        return cls(seed, truth_of(score), audios, chroma, (first.onset_seconds(), second.onset_seconds()))
+
+
 def measure(codec: EncodecModel, pieces: int, seconds: Seconds, *, progress: Progress | None = None) -> Resynthesis:
     """Encode and decode the first `pieces` pieces of the test split and listen to what comes back.
 
     Chance holds every resynthesis against the other pieces: a codec that forgets what it was given reaches that.
     """
-    rate = codec.sampling_rate
-    kept, chromas, onsets, truths = [], [], [], []
+    backs, kept = [], []
     for index in range(pieces):
-        seed = split_seed("test", index)
-        score, audio = true_music(seed, seconds, rate, codec.channels)
-        back = codec.decode(codec.encode(audio))
-        sounds = Sound.of(audio, rate), Sound.of(back, rate)
-        chroma = sounds[0].chromagram(), sounds[1].chromagram()
-        heard = sounds[0].onset_seconds(), sounds[1].onset_seconds()
-        truth = begun(truth_of(score))
-        kept.append(
-            Kept(
-                seed=seed,
-                chroma_correlation=chroma_correlation(*chroma),
-                codec_onsets=onset_f1(heard[1], truth),
-                true_onsets=onset_f1(heard[0], truth),
-                same_onsets=onset_f1(heard[1], heard[0]),
-                si_sdr_db=si_sdr_db(back, audio),
-                mel_distance=mel_distance(back, audio, rate),
-            )
-        )
-        chromas.append(chroma)
-        onsets.append(heard[1])
-        truths.append(truth)
+        backs.append(_Back.of(codec, split_seed("test", index), seconds))
+        kept.append(_compared(backs[-1], codec.sampling_rate))
         if progress:
             progress(index + 1, pieces)
+    originals, others = ([each.chroma[place] for each in backs] for place in (0, 1))
+    truths = [begun(each.truth) for each in backs]
     chance = {
-        "chroma_correlation": _across(chroma_correlation, [a for a, _ in chromas], [b for _, b in chromas]),
-        "codec_onsets": _across(onset_f1, onsets, truths),
+        "chroma_correlation": _across(chroma_correlation, originals, others),
+        "codec_onsets": _across(onset_f1, [each.onsets[1] for each in backs], truths),
     }
     names = [name for name in Kept.__dataclass_fields__ if name != "seed"]
     means = {name: float(np.mean([getattr(each, name) for each in kept])) for name in names}
     return Resynthesis(means, chance, _noise(codec, seconds), kilobits_a_second(codec), tuple(kept))
+
+
+def _compared(back: _Back, sample_rate: int) -> Kept:
+    truth = begun(back.truth)
+    heard = listen(back.audio[1], sample_rate)
+    wanted = Asked(back.truth.tempo_bpm, back.truth.drums, back.truth.key, back.truth.mode)
+    still = ("tempo_within_4_percent", "drums", "key_and_mode", "mode")
+    return Kept(
+        seed=back.seed,
+        chroma_correlation=chroma_correlation(*back.chroma),
+        codec_onsets=onset_f1(back.onsets[1], truth),
+        true_onsets=onset_f1(back.onsets[0], truth),
+        same_onsets=onset_f1(back.onsets[1], back.onsets[0]),
+        si_sdr_db=si_sdr_db(back.audio[1], back.audio[0]),
+        mel_distance=mel_distance(back.audio[1], back.audio[0], sample_rate),
+        **{name: JUDGEMENTS[name].right(wanted, heard) for name in still},
+    )
 
 
 def chroma_correlation(original: Array, other: Array) -> float:
