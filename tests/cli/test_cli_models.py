@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from safetensors.numpy import load_file
+
+from hemiola.weights import hub
 
 Run = Callable[..., Any]
 
@@ -95,3 +98,12 @@ def test_a_fetched_model_is_recorded_by_name_and_revision(hemiola: Run, cache: P
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["model"], record["revision"]) == ("some/music", cache.name)
     assert hemiola("generate", "--from", "out.json", "-o", "again.wav").code == 0
+
+
+def test_the_licence_is_shown_when_a_model_arrives(hemiola: Run, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = hub.Checkpoint("some/music", cache.name, cache, licence="cc-by-nc-4.0")
+    for checkpoint, said in ((replace(here, downloaded=True), "cc-by-nc-4.0 (no commercial use)"), (here, "")):
+        monkeypatch.setattr(hub, "locate", lambda *_, found=checkpoint, **__: found)
+        ran = hemiola("models", "fetch", "some/music")
+        assert (ran.code, ran.out) == (0, f"{cache}\n")
+        assert said in ran.err if said else ran.err == ""

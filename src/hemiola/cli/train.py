@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -21,9 +22,9 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Any key of the conf
 @app.command()
 def codec(config: Config, overrides: Overrides = None, resume: Resume = False) -> None:
     """Train an EnCodec on a folder of audio."""
-    configs, runs = _trainer()
+    values = _module("config").read(config, overrides or [])
     with screen.phase_bars() as progress:
-        folder = runs.train_codec(configs.read(config, overrides or []), resume=resume, progress=progress)
+        folder = _module("runs").train_codec(values, resume=resume, progress=progress)
     screen.written(folder)
 
 
@@ -33,16 +34,15 @@ def musicgen(config: Config, overrides: Overrides = None, resume: Resume = False
 
     A folder of both is read or composed first; the tokens are those of a codec that is trained already.
     """
-    configs, runs = _trainer()
+    values = _module("config").read(config, overrides or [])
     with screen.phase_bars() as progress:
-        folder = runs.train_musicgen(configs.read(config, overrides or []), resume=resume, progress=progress)
+        folder = _module("runs").train_musicgen(values, resume=resume, progress=progress)
     screen.written(folder)
 
 
-def _trainer() -> tuple[ModuleType, ModuleType]:
-    """The modules that read a config and run it."""
+def _module(name: str) -> ModuleType:
+    """A module of `hemiola.train`, where what it needs is installed."""
     try:
-        from hemiola.train import config, runs
+        return importlib.import_module(f"hemiola.train.{name}")
     except ModuleNotFoundError as error:
         raise BackendError(f"training needs {error.name}: pip install 'hemiola[train]'") from error
-    return config, runs

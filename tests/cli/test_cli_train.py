@@ -1,0 +1,64 @@
+"""`hemiola train`: what it passes on, what it says, and configs that are refused before anything is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+@pytest.mark.parametrize("kind", ["codec", "musicgen"])
+def test_a_config_with_overrides_is_run_and_its_checkpoint_named(
+    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    seen = []
+
+    def train(values: dict, *, resume: bool, progress: Callable[[str, int, int], None]) -> Path:
+        seen.append((values, resume))
+        for phase in ("composing", "tokens"):
+            for done in (1, 2, 3):
+                progress(phase, done, 3)
+        return Path(values["run"]["folder"]) / "checkpoint"
+
+    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(**{f"train_{kind}": train}))
+    (tmp_path / "run.yaml").write_text("run: {folder: out, steps: 5}")
+    ran = hemiola("train", kind, "--config", "run.yaml", "run.steps=7", "--resume")
+    assert (ran.code, ran.out) == (0, "out/checkpoint\n")
+    assert seen == [({"run": {"folder": "out", "steps": 7}}, True)]
+    # Without a terminal there is a line for each phase that is done, and no bars.
+    assert ran.err == "composing: 3 done\ntokens: 3 done\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--config"),
+        (["--config", "nosuch.yaml"], "nosuch.yaml"),
+        (["--config", "bad.yaml"], "not valid YAML"),
+        (["--config", "good.yaml", "steps"], "section.key=value"),
+    ],
+)
+def test_a_bad_config_is_one_line_at_once(
+    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "hemiola.train.runs", None)  # would be an error, were it loaded
+    (tmp_path / "bad.yaml").write_text("run: {")
+    (tmp_path / "good.yaml").write_text("run: {steps: 3}")
+    ran = hemiola("train", "codec", *words)
+    assert message in ran.error
+    assert ran.code == 2
+
+
+def test_what_training_needs_is_named_with_its_extra(
+    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "hemiola.train.config", raising=False)
+    ran = hemiola("train", "codec", "--config", "run.yaml")
+    assert (ran.code, ran.error) == (3, "training needs yaml: pip install 'hemiola[train]'")
