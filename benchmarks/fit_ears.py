@@ -40,9 +40,11 @@ def main() -> None:
     )
     print("cross-validated on train:", crossed(train))
     drums, keys = fit_drums(train, slice(None)), fit_keys(train, slice(None))
-    for version in sorted(set(test.version)):
-        print(f"test, {version}:", scores(test, test.version == version, drums, keys))
-    PLACE.write_text(written(drums, keys, train, settings), encoding="utf-8")
+    found = [
+        f"{version}: {scores(test, test.version == version, drums, keys)}" for version in sorted(set(test.version))
+    ]
+    print("test split,", "; ".join(found))
+    PLACE.write_text(written(drums, keys, train, settings, found), encoding="utf-8")
     print(f"written: {PLACE}; run ruff format on it")
 
 
@@ -162,12 +164,14 @@ def crossed(heard: Heard) -> list[str]:
     return [scores(heard, fold, fit_drums(heard, ~fold), fit_keys(heard, ~fold)) for fold in folds]
 
 
-def written(drums: np.ndarray, keys: np.ndarray, heard: Heard, settings: argparse.Namespace) -> str:
-    codec = ", and through the codec of the bundled model" if settings.codec else ""
+def written(drums: np.ndarray, keys: np.ndarray, heard: Heard, settings: argparse.Namespace, found: list[str]) -> str:
+    versions = "as they are, degraded, and through the bundled codec" if settings.codec else "as they are and degraded"
     lines = [
         '"""What the ears know of drums and keys: constants that benchmarks/fit_ears.py fitted and wrote.',
         "",
-        f"Fitted on {settings.pieces} pieces of synthetic music of the train split, as they are, degraded{codec}.",
+        f"Fitted on {settings.pieces} pieces of synthetic music of the train split, {versions}.",
+        f"Right on the first {settings.test_pieces} of the test split:",
+        *(f"    {each}" for each in found),
         '"""',
         "",
         "from __future__ import annotations",

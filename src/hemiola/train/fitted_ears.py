@@ -1,31 +1,35 @@
 """What the ears know of drums and keys: constants that benchmarks/fit_ears.py fitted and wrote.
 
-Fitted on 400 pieces of synthetic music of the train split, as they are, degraded.
+Fitted on 400 pieces of synthetic music of the train split, as they are, degraded, and through the bundled codec.
+Right on the first 60 of the test split:
+    codec: drums 0.983, key 0.850, mode 0.917 (60 versions)
+    degraded: drums 1.000, key 0.967, mode 0.967 (120 versions)
+    true: drums 1.000, key 0.967, mode 0.967 (60 versions)
 """
 
 from __future__ import annotations
 
 # Weights of Sound.drum_features; above 0 in all there are drums.
 DRUMS = {
-    "kick_high": 2.4128,
-    "kick_crest": 2.0170,
-    "kick_rise": 0.9851,
-    "low_high": 1.9601,
-    "low_crest": 2.5466,
-    "middle_mean": -1.1488,
-    "top_high": 0.6701,
-    "top_noise": 1.6904,
+    "kick_high": 3.5297,
+    "kick_crest": 2.4529,
+    "kick_rise": 0.3255,
+    "low_high": 1.3856,
+    "low_crest": 3.2557,
+    "middle_mean": -1.3399,
+    "top_high": 0.5614,
+    "top_noise": 1.8433,
 }
-DRUMS_BIAS = -12.5571
+DRUMS_BIAS = -16.0974
 
 # Profiles of Sound.key_features seen from the tonic: of the whole piece, and of its opening.
 KEYS = {
     "major": (
-        (1.073, -0.217, -0.052, -0.767, 0.341, 0.256, -0.810, 0.965, -0.469, 0.589, -0.854, -0.057),
-        (0.976, -0.110, 0.066, -0.613, 0.936, -0.541, -0.330, 1.188, 0.231, -1.198, -0.459, -0.145),
+        (1.248, -0.408, 0.082, -0.660, 0.255, 0.385, -1.102, 0.963, -0.566, 0.839, -0.996, -0.041),
+        (0.983, -0.073, -0.189, -0.438, 1.128, -0.722, -0.361, 1.196, 0.452, -1.259, -0.586, -0.131),
     ),
     "minor": (
-        (0.569, -0.887, 0.485, 0.567, -0.900, -0.084, -0.349, 0.975, 0.143, -0.434, 0.062, -0.145),
-        (1.203, -0.224, 0.120, 1.051, -0.200, -0.694, -0.348, 1.244, -0.581, -0.505, -0.486, -0.580),
+        (0.494, -1.135, 0.577, 0.520, -0.889, 0.028, -0.365, 0.946, 0.349, -0.625, 0.135, -0.035),
+        (1.390, -0.226, -0.072, 1.228, -0.274, -0.883, -0.421, 1.363, -0.600, -0.358, -0.450, -0.698),
     ),
 }
