@@ -77,6 +77,11 @@ class EncodecModel:
         return cls(config, network.load(tensors, config, choice, where=where))
 
     @property
+    def network(self) -> Any:
+        """The backend's own `Encodec`, for training and for whoever works on tensors."""
+        return self._network
+
+    @property
     def timebase(self) -> Timebase:
         """The codec's clock."""
         return self.config.timebase

@@ -43,8 +43,8 @@ def save(
     """Write config, weights, tokenizer and the small files beside them; the folder is made when it is not there.
 
     `tokenizer` is the path of a tokenizer.json. `dtype` "float16" halves the size on disk; what is loaded from it
-    computes in float32 all the same, unless asked otherwise. Raises WeightsError when the parts do not fit together, OutputError when the
-    folder cannot be written.
+    computes in float32 all the same, unless asked otherwise. Raises WeightsError when the parts do not fit together,
+    OutputError when the folder cannot be written.
     """
     config = MusicgenConfig(text_encoder.config, decoder.config, codec.config)
     stored = getattr(torch, dtype)

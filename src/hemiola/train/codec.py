@@ -23,7 +23,11 @@ ENCODEC_LOSSES = {"waveform": 0.1, "mel": 2.0, "adversarial": 4.0, "features": 4
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """What a codec is trained with. Loss weights are shares of the update (see losses.Balancer); 0 switches one off."""
+    """What a codec is trained with. Loss weights are shares of the update (see losses.Balancer); 0 switches one off.
+
+    With `decoder_only` the encoder and the codebooks stay as they are, so every token keeps its meaning and a language
+    model that knows them needs no training of its own.
+    """
 
     losses: Mapping[str, float] = field(default_factory=lambda: dict(ENCODEC_LOSSES))
     commitment: float = 0.25
@@ -38,6 +42,7 @@ class CodecRecipe:
     discriminator_filters: int = 32
     quantiser_warmup_steps: int = 100
     codebook_decay: float = 0.99
+    decoder_only: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,6 +66,7 @@ class CodecTraining(L.LightningModule):
             warmup_steps=recipe.quantiser_warmup_steps,
             seed=recipe.seed,
         )
+        codec.encoder.requires_grad_(not recipe.decoder_only)
         adversarial = recipe.losses.get("adversarial", 0) or recipe.losses.get("features", 0)
         self.discriminator = (
             MultiScaleDiscriminator(self.config.channels, recipe.discriminator_windows, recipe.discriminator_filters)
@@ -72,7 +78,8 @@ class CodecTraining(L.LightningModule):
         """Adam for the codec and, where there is one, for the discriminator."""
         parts: list[nn.Module] = [self.codec] if self.discriminator is None else [self.codec, self.discriminator]
         recipe = self.recipe
-        return [torch.optim.Adam(part.parameters(), lr=recipe.learning_rate, betas=recipe.betas) for part in parts]
+        trained = [[each for each in part.parameters() if each.requires_grad] for part in parts]
+        return [torch.optim.Adam(each, lr=recipe.learning_rate, betas=recipe.betas) for each in trained]
 
     def training_step(self, audio: Tensor, batch_idx: int) -> None:
         """One update of the discriminator (when it is on) and one of the codec."""
@@ -91,7 +98,12 @@ class CodecTraining(L.LightningModule):
 
     def reconstruct(self, audio: Tensor, codebooks: int) -> tuple[Tensor, Tensor]:
         """Audio -> (audio through the quantised codec, commitment loss)."""
-        quantised, commitment = self.codebooks(self.codec.latents(audio), codebooks)
+        if self.recipe.decoder_only:
+            with torch.no_grad():
+                codes = self.codec.quantize(self.codec.latents(audio), codebooks)
+                quantised, commitment = self.codec.dequantize(codes), audio.new_zeros(())
+        else:
+            quantised, commitment = self.codebooks(self.codec.latents(audio), codebooks)
         return self.codec.synthesize(quantised)[..., : audio.shape[-1]], commitment
 
     def mel(self, output: Tensor, audio: Tensor) -> Tensor:

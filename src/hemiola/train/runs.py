@@ -59,21 +59,28 @@ class Text:
 
 
 @dataclass(frozen=True)
-class FrozenCodec:
-    """The trained codec whose tokens a language model learns: a name or a folder."""
+class TrainedCodec:
+    """A trained codec, by name or folder: the one whose tokens a language model learns, or the start of a training."""
 
     path: str
 
 
 def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Path:
-    """Train an EnCodec and write it to `run.folder`/checkpoint in Hugging Face's layout."""
-    run_values, data_values, model_values, recipe_values = configs.sections(config, "run", "data", "model", "recipe")
+    """Train an EnCodec and write it to `run.folder`/checkpoint in Hugging Face's layout.
+
+    It starts from the checkpoint that section `codec` names, or else from new weights in the shape of section `model`.
+    """
+    names = ("run", "data", "codec", "model", "recipe")
+    run_values, data_values, codec_values, model_values, recipe_values = configs.sections(config, *names)
     run = configs.build(Run, run_values, "run")
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(CodecRecipe, {"steps": run.steps, "seed": run.seed, **recipe_values}, "recipe")
     L.seed_everything(run.seed, verbose=False)
-    codec = Encodec(configs.build(EncodecConfig, model_values, "model"))
-    initialise(codec)
+    if codec_values:
+        codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
+    else:
+        codec = Encodec(configs.build(EncodecConfig, model_values, "model"))
+        initialise(codec)
     clock = Timebase(codec.config.sampling_rate, 1)
     segments = [
         Segments(part, clock, str(data.segment_seconds), codec.config.channels, run.seed + number)
@@ -94,7 +101,8 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(MusicgenRecipe, recipe_values, "recipe")
     text = configs.build(Text, text_values, "text")
-    codec = _frozen(configs.build(FrozenCodec, codec_values, "codec"), choose("torch", _device(run)))
+    codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
+    codec.eval().requires_grad_(False)
     parts = _clips(data, progress)
     tokenizer = _tokenizer(Path(run.folder), parts[0], text)
     L.seed_everything(run.seed, verbose=False)
@@ -126,9 +134,12 @@ def _clips(data: Data, progress: Progress | None) -> tuple[list[Clip], list[Clip
     return clips(Path(data.folder) / "train"), clips(Path(data.folder) / "valid")
 
 
-def _frozen(wanted: FrozenCodec, choice: Backend) -> Encodec:
-    codec: Encodec = EncodecModel.from_pretrained(wanted.path, backend="torch", device=choice.device)._network
-    return codec.eval().requires_grad_(False)
+def _trained(wanted: TrainedCodec, choice: Backend) -> Encodec:
+    network = EncodecModel.from_pretrained(wanted.path, backend="torch", device=choice.device).network
+    # A network of its own: what was loaded may share memory with the file.
+    codec = Encodec(network.config).to(choice.device)
+    codec.load_state_dict(network.state_dict())
+    return codec
 
 
 def _tokenizer(folder: Path, clips: list[Clip], text: Text) -> Tokenizer:

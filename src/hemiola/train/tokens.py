@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -77,9 +76,14 @@ def _length(clip: Clip, sample_rate: int) -> int:
 
 
 def fingerprint(codec: Encodec) -> str:
-    """A short name for a codec's exact weights, so that tokens of another codec are never taken for its own."""
+    """A short name for the exact weights that make tokens, so that those of another codec are never taken for its own.
+
+    The decoder has no say in it: it may be trained further, and the tokens stay what they are.
+    """
     digest = hashlib.sha256(json.dumps(codec.config.to_dict(), sort_keys=True, default=str).encode())
     for name, tensor in sorted(codec.state_dict().items()):
+        if name.startswith("decoder."):
+            continue
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
