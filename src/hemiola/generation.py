@@ -59,15 +59,22 @@ class MusicGen:
         backend: str = "auto",
         device: str = "auto",
         dtype: str = "float32",
+        quantize: int | None = None,
         allow_pickle: bool = False,
     ) -> MusicGen:
         """Load `sketch` (bundled), a folder, or a hub name such as `facebook/musicgen-small@revision`.
 
+        `quantize`, on MLX, keeps the decoder's matrices in 8 or 4 bits: smaller and faster, not the same music.
         Raises WeightsError, DownloadError or BackendError.
         """
         return cls(
             MusicgenModel.from_pretrained(
-                name_or_path, backend=backend, device=device, dtype=dtype, allow_pickle=allow_pickle
+                name_or_path,
+                backend=backend,
+                device=device,
+                dtype=dtype,
+                quantize=quantize,
+                allow_pickle=allow_pickle,
             )
         )
 

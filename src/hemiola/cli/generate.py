@@ -43,6 +43,7 @@ def generate(
     backend: Annotated[str | None, Option(help="torch or mlx. [default: auto]")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu. [default: auto]")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16, float16. [default: float32]")] = None,
+    quantize: Annotated[int | None, Option(help="8 or 4 bits for the decoder, on mlx. [default: off]")] = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
@@ -58,7 +59,7 @@ def generate(
     settings |= _given(top_k=top_k, top_p=top_p, temperature=temperature)
     requests = _requests(settings, record, batch_file, count)
     places = naming.places(output, requests, count, force=force)
-    machine = _given(backend=backend, device=device, dtype=dtype)
+    machine = _given(backend=backend, device=device, dtype=dtype, quantize=quantize)
     studio = _load(model, machine, record, allow_pickle)
     # A record is held to what it says when nothing about the music is asked for otherwise.
     is_again = record is not None and not settings and model is None and count == 1
@@ -100,7 +101,7 @@ def _requests(settings: dict[str, Any], record: Record | None, batch_file: Path 
     return [replace(each, variation=each.variation + number) for each in seeded for number in range(count)]
 
 
-def _load(model: str | None, machine: dict[str, str], record: Record | None, allow_pickle: bool) -> _Studio:
+def _load(model: str | None, machine: dict[str, Any], record: Record | None, allow_pickle: bool) -> _Studio:
     from hemiola import backend as backends
     from hemiola.cli import checkpoints
     from hemiola.generation import DEFAULT_MODEL, MusicGen
@@ -108,9 +109,14 @@ def _load(model: str | None, machine: dict[str, str], record: Record | None, all
     machine = {**MACHINE, **(record.machine if record else {}), **machine}
     name = model or (record.model if record else DEFAULT_MODEL)
     checkpoint = checkpoints.found(name, allow_pickle)
-    choice = backends.choose(machine["backend"], machine["device"], machine["dtype"])
+    choice = backends.choose(machine["backend"], machine["device"], machine["dtype"], machine.get("quantize"))
     music = MusicGen.from_pretrained(
-        checkpoint.folder, backend=choice.name, device=choice.device, dtype=choice.dtype, allow_pickle=allow_pickle
+        checkpoint.folder,
+        backend=choice.name,
+        device=choice.device,
+        dtype=choice.dtype,
+        quantize=choice.quantize,
+        allow_pickle=allow_pickle,
     )
     return _Studio(music, checkpoint, choice)
 

@@ -42,16 +42,19 @@ class Record:
         return checkpoints.name_of(self.values["model"], self.values.get("revision", ""))
 
     @property
-    def machine(self) -> dict[str, str]:
-        """Backend, device and dtype that it was made with."""
-        return {name: str(self.values[name]) for name in ("backend", "device", "dtype") if name in self.values}
+    def machine(self) -> dict[str, Any]:
+        """Backend, device and dtype that it was made with, and the bits of a quantised decoder."""
+        names = {name: str(self.values[name]) for name in ("backend", "device", "dtype") if name in self.values}
+        return names | {name: self.values[name] for name in ("quantize",) if name in self.values}
 
     def require_same(self, result: Result) -> None:
         """Raise HemiolaError unless the piece came out as it is recorded."""
         if codes_sha256(result.codes) == self.values["codes_sha256"]:
             return
         versions = dict(self.values.get("versions", {}))
-        made = ", ".join([*self.machine.values(), *(f"{name} {version}" for name, version in versions.items())])
+        made = ", ".join(
+            [*map(str, self.machine.values()), *(f"{name} {version}" for name, version in versions.items())]
+        )
         raise HemiolaError(
             f"{self.path} does not come out the same here, so nothing was written (made with {made}): "
             "give its prompt and seed instead of --from to make it anew"
@@ -83,6 +86,7 @@ def record(result: Result, audio: Path, checkpoint: Checkpoint, choice: Backend)
         "backend": choice.name,
         "device": choice.device,
         "dtype": choice.dtype,
+        **({} if choice.quantize is None else {"quantize": choice.quantize}),
         "audio": audio.name,
         "samples": result.audio.length,
         "sample_rate": result.audio.sample_rate,

@@ -42,14 +42,16 @@ class MusicgenModel:
         backend: str = "auto",
         device: str = "auto",
         dtype: str = "float32",
+        quantize: int | None = None,
         allow_pickle: bool = False,
     ) -> MusicgenModel:
         """Load a MusicGen checkpoint: a bundled name, a folder, or a name on the hub.
 
-        `dtype` is the decoder's; the text encoder and the codec, which run once a request, stay in float32.
+        `dtype` is the decoder's; the text encoder and the codec, which run once a request, stay in float32. On MLX
+        `quantize` keeps the decoder's matrices in 8 or 4 bits: smaller and faster to read, not the same music.
         Raises BackendError, DownloadError, or WeightsError when the checkpoint does not fit its config.
         """
-        choice = backends.choose(backend, device, dtype)
+        choice = backends.choose(backend, device, dtype, quantize)
         folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
         config = _read_config(folder)
         tokenizer = Tokenizer.from_folder(folder, config.text.eos_token_id)
@@ -57,7 +59,7 @@ class MusicgenModel:
         parts = {"text_encoder": keys.under(tensors, "text_encoder."), "decoder": _decoder_part(tensors)}
         session = importlib.import_module(f"hemiola.musicgen.session_{choice.name}")
         engine = session.Engine(config.text, config.decoder, parts, choice)
-        whole = replace(choice, dtype="float32")
+        whole = replace(choice, dtype="float32", quantize=None)
         codec = EncodecModel.from_tensors(keys.under(tensors, "audio_encoder."), config.codec, whole)
         return cls(config, tokenizer, engine, codec)
 

@@ -140,6 +140,9 @@ class Session:
         self.partners = mx.array(batch.partners.astype(np.int32))
         self.guidance = mx.array([[[float(job.guidance)]] for job in batch.jobs])
         self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size, device)
+        # A dozen small operations on the same shapes at every step: a GPU runs them as few. On a CPU each would cost
+        # seconds of a C++ compiler first. The layers stay as they are: they grow by a key a step, and are all matrices.
+        self.pick = mx.compile(self.picker.__call__) if device == "gpu" else self.picker
         self.positions = mx.array(sinusoids(batch.steps, config.hidden_size)).astype(like.dtype)
         shape = (2, self.rows, config.num_attention_heads, batch.steps, config.head_dim)
         self.caches = [mx.zeros(shape, like.dtype) for _ in decoder.layers]
@@ -173,7 +176,7 @@ class Session:
         for index, layer in enumerate(self.decoder.layers):
             hidden = self._layer(index, layer, hidden, position, length)
         logits = self._logits(hidden[length - 1 :: length])
-        picked, wanted = self.picker(logits, self.draws[position + length]), self.script[position + length]
+        picked, wanted = self.pick(logits, self.draws[position + length]), self.script[position + length]
         written = mx.where(wanted < 0, picked, wanted)
         # The device starts on this step while the next one is laid out; nothing waits.
         mx.async_eval(written)
