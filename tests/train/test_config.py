@@ -16,7 +16,7 @@ from hemiola.train import config as configs
 from hemiola.train.codec import CodecRecipe
 from hemiola.train.fit import Run
 from hemiola.train.musicgen import MusicgenRecipe
-from hemiola.train.runs import Data, FrozenCodec, Text
+from hemiola.train.runs import Data, Text, TrainedCodec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -129,8 +129,8 @@ def test_settings_that_mean_nothing_are_refused() -> None:
 
 KINDS = {"run": Run, "data": Data, "text": Text}
 MODELS = {
-    "codec": {"model": EncodecConfig, "recipe": CodecRecipe},
-    "musicgen": {"codec": FrozenCodec, "model": DecoderConfig, "recipe": MusicgenRecipe},
+    "codec": {"codec": TrainedCodec, "model": EncodecConfig, "recipe": CodecRecipe},
+    "musicgen": {"codec": TrainedCodec, "model": DecoderConfig, "recipe": MusicgenRecipe},
 }
 
 

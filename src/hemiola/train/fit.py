@@ -18,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from hemiola.errors import HemiolaError, InputError
 
 LAST = "last.ckpt"
-# What Lightning warns of and this package takes care of: the order of the data, the metrics of a resumed run.
+# What Lightning warns of and is taken care of here, as the order of the data is, or is its own to settle.
 SETTLED = (
+    ".*LeafSpec",
     ".*ended before the epoch ended and your dataloader is not resumable",
     ".*Experiment logs directory",
     ".*does not have many workers",

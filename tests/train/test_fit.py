@@ -1,0 +1,191 @@
+"""Runs: resumed ones end bit for bit where they would have ended, and mistakes are told."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from hemiola.errors import HemiolaError, InputError
+from hemiola.train import config as configs
+from hemiola.train import fit as fits
+from hemiola.train import runs
+from hemiola.train.fit import Run, StepCheckpoint
+
+Config = dict[str, Any]
+
+
+class Stop(Callback):
+    """Ends a run at the beginning of a step, as a kill would: with nothing saved on the way out."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            raise SystemError("killed")
+
+
+class Record(Callback):
+    """What every step was given."""
+
+    def __init__(self) -> None:
+        self.batches: dict[int, Any] = {}
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        assert batch_idx not in self.batches
+        self.batches[batch_idx] = batch["tokens"] if isinstance(batch, dict) else batch
+
+
+@pytest.fixture
+def start(
+    codec_config: Callable[..., Config], musicgen_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """Start or resume a run of a kind, with callbacks."""
+
+    def run(kind: str, *callbacks: Callback, resume: bool = False, **settings: Any) -> None:
+        def fit(*args: Any, **kwargs: Any) -> L.Trainer:
+            return fits.fit(*args, **kwargs, progress=False, callbacks=callbacks)
+
+        monkeypatch.setattr(runs, "fit", fit)
+        config = {"codec": codec_config, "musicgen": musicgen_config}[kind](**settings)
+        {"codec": runs.train_codec, "musicgen": runs.train_musicgen}[kind](config, resume=resume)
+
+    return run
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+def metrics(folder: Path) -> list[tuple[tuple[str, str], ...]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [tuple(sorted((k, v) for k, v in row.items() if v)) for row in csv.DictReader(file)]
+
+
+# Stopped in the quantiser's warm-up and after it, before and after the discriminator joins, with a checkpoint between
+# two validations (4) and at one (3, 6).
+@pytest.mark.parametrize(
+    ("kind", "every", "stop"),
+    [("codec", 2, 3), ("codec", 2, 5), ("codec", 3, 8), ("musicgen", 2, 5), ("musicgen", 3, 7)],
+)
+def test_a_resumed_run_ends_where_it_would_have(
+    start: Callable[..., None], tmp_path: Path, kind: str, every: int, stop: int
+) -> None:
+    whole, before, after = Record(), Record(), Record()
+    start(kind, whole, folder=str(tmp_path / "whole"), checkpoint_every_steps=every)
+    parts = {"folder": str(tmp_path / "parts"), "checkpoint_every_steps": every}
+    with pytest.raises(SystemError):
+        start(kind, before, Stop(stop), **parts)
+    start(kind, after, resume=True, **parts)
+
+    resumed_at = stop // every * every
+    assert list(after.batches) == list(range(resumed_at, 9))
+    for step in range(9):
+        batch = (after if step >= resumed_at else before).batches[step]
+        assert torch.equal(batch, whole.batches[step])
+    expected, found = content(tmp_path / "whole"), content(tmp_path / "parts")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", *(["balancer"] if kind == "codec" else [])):
+        assert same(expected[part], found[part]), part
+    trained = [row for row in metrics(tmp_path / "whole") if "train" in str(row)]
+    assert [row for row in metrics(tmp_path / "parts") if "train" in str(row)] == trained
+
+
+def test_a_checkpoint_counts_batches_whatever_the_optimizers_count(start: Callable[..., None], tmp_path: Path) -> None:
+    """The discriminator joins after an odd number of steps: optimizer steps are then never even again."""
+    with pytest.raises(SystemError):
+        start("codec", Stop(8), checkpoint_every_steps=2)
+    saved = content(tmp_path / "codec")
+    assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"] == 8
+    assert saved["global_step"] == 3 + 2 * 5
+
+
+def test_validation_changes_nothing(start: Callable[..., None], tmp_path: Path) -> None:
+    for kind in ("codec", "musicgen"):
+        start(kind, folder=str(tmp_path / f"{kind}-often"), validate_every_steps=1)
+        start(kind, folder=str(tmp_path / f"{kind}-once"), validate_every_steps=9)
+        assert same(content(tmp_path / f"{kind}-often")["state_dict"], content(tmp_path / f"{kind}-once")["state_dict"])
+
+
+def test_a_finished_run_is_resumed_to_no_effect_and_never_made_longer(
+    start: Callable[..., None], tmp_path: Path
+) -> None:
+    seen = Record()
+    start("musicgen", steps=5, checkpoint_every_steps=100)
+    before, logged = content(tmp_path / "musicgen"), metrics(tmp_path / "musicgen")
+    start("musicgen", seen, resume=True, steps=5, checkpoint_every_steps=100)
+    assert not seen.batches
+    assert same(before["state_dict"], content(tmp_path / "musicgen")["state_dict"])
+    assert metrics(tmp_path / "musicgen") == logged
+    with pytest.raises(InputError, match=r"ended after 5 steps: for 9, choose another run\.folder"):
+        start("musicgen", resume=True, steps=9)
+
+
+def test_a_folder_with_a_run_is_refused(start: Callable[..., None], tmp_path: Path) -> None:
+    start("musicgen", steps=2)
+    before = content(tmp_path / "musicgen")
+    with pytest.raises(InputError, match="already holds a run: go on with --resume"):
+        start("musicgen", steps=2)
+    assert same(before, content(tmp_path / "musicgen"))
+    with pytest.raises(InputError, match="no checkpoint to resume from in"):
+        start("musicgen", resume=True, folder=str(tmp_path / "other"))
+
+
+class Poison(Callback):
+    """Makes a parameter infinite before a step."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 5:
+            next(module.parameters()).data.fill_(float("inf"))
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("codec", "mel"), ("musicgen", "loss")])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    start: Callable[..., None], tmp_path: Path, kind: str, loss: str
+) -> None:
+    with pytest.raises(HemiolaError, match=rf"a loss is not finite at step 5: .*{loss} nan"):
+        start(kind, Poison(), checkpoint_every_steps=6)
+    assert not (tmp_path / kind / "last.ckpt").exists()
+    assert not (tmp_path / kind / "checkpoint").exists()
+
+
+def test_half_a_checkpoint_is_never_the_last(tmp_path: Path) -> None:
+    class Killed(L.Trainer):
+        def __init__(self) -> None:
+            self.is_last_batch = False
+
+        def save_checkpoint(self, path: Path, **_: Any) -> None:
+            path.write_bytes(b"half")
+            raise SystemError("killed")
+
+        is_last_batch = False
+
+    (tmp_path / "last.ckpt").write_bytes(b"whole")
+    with pytest.raises(SystemError):
+        StepCheckpoint(tmp_path, 2).on_train_batch_end(Killed(), L.LightningModule(), None, None, 1)
+    assert (tmp_path / "last.ckpt").read_bytes() == b"whole"
+
+
+def test_a_run_reads_its_config(codec_config: Callable[..., Config]) -> None:
+    assert configs.build(Run, codec_config()["run"], "run").checkpoint_every_steps == 2
+    with pytest.raises(InputError, match=r"unknown key model\.filters"):
+        config = codec_config()
+        config["model"]["filters"] = 3
+        runs.train_codec(config)
