@@ -34,6 +34,7 @@ SLOWEST_BPM, FASTEST_BPM = 50, 200
 _SHORT, _SHORT_HOP = "0.032", "0.008"  # seconds: fine in time, for onsets
 _LONG, _LONG_HOP = "0.256", "0.064"  # seconds: fine in pitch, for chords
 _OPENING_FRAMES = 24
+_RISE_MOMENTS = 4
 _RMS = 0.13  # loudness at which everything is heard
 _QUIET = 1e-4  # an RMS of -80 dB: nothing to hear
 _SHORTEST = "0.25"  # seconds
@@ -110,10 +111,13 @@ class Sound:
         """Magnitudes [moments, 36] of bands from 40 Hz to 11 kHz, equal steps of pitch."""
         return self.spectrum @ band_weights(self.spectrum.shape[1], self.clock.sample_rate).T
 
-    def novelty(self, compression: float, moments: int) -> Array:
-        """Onset strength [moments]: the rise of all compressed levels within `moments`, above its mean nearby."""
+    def novelty(self, compression: float) -> Array:
+        """Onset strength [moments]: the rise of all levels log(1 + compression x magnitude), above its mean nearby.
+
+        The rise is that of 32 ms: over less, what a codec adds from one moment to the next is as large.
+        """
         levels = np.log1p(compression * self.bands)
-        before = np.concatenate([levels[:1].repeat(moments, axis=0), levels])[: len(levels)]
+        before = np.concatenate([levels[:1].repeat(_RISE_MOMENTS, axis=0), levels])[: len(levels)]
         rise = np.maximum(levels - before, 0).sum(axis=1)
         return np.maximum(rise - smoothed(rise, 31), 0)
 
@@ -122,7 +126,7 @@ class Sound:
 
         160 may be heard as 80: judge it by `tempo_matches`.
         """
-        strength = self.novelty(300, 1)
+        strength = self.novelty(30)
         strength = strength - strength.mean()
         if self.silent or not strength.any():
             return None
@@ -164,7 +168,7 @@ class Sound:
 
     def onset_seconds(self) -> Array:
         """Moments where something begins, ascending, 50 ms apart at least."""
-        return peaks(self.novelty(2000, 3), self.moments_a_second)
+        return peaks(self.novelty(2000), self.moments_a_second)
 
     def drums_probability(self) -> float:
         """How likely it is that drums play: a logistic rule on `drum_features`."""

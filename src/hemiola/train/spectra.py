@@ -64,6 +64,6 @@ def peaks(novelty: Array, moments_a_second: float) -> Array:
     highest = np.lib.stride_tricks.sliding_window_view(padded, 2 * near + 1).max(axis=1)
     wide = smoothed(novelty, 2 * int(moments_a_second / 4) + 1)
     loud = max(float(np.percentile(novelty, 98.5)), FLOOR)
-    picked = (novelty == highest) & (novelty > wide + 0.12 * loud) & (novelty > 0)
-    # A rise over 24 ms is steepest when the onset is 8 ms old.
-    return np.maximum(np.flatnonzero(picked) - 1, 0) / moments_a_second
+    picked = (novelty == highest) & (novelty > wide + 0.15 * loud) & (novelty > 0)
+    # A rise over four moments is steepest when the onset is one and a half old.
+    return np.maximum(np.flatnonzero(picked) - 1.5, 0) / moments_a_second
