@@ -1,0 +1,151 @@
+"""Training a MusicGen: the loss by hand, what moves, what it learns, and what transformers reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from hemiola.musicgen.config import DecoderConfig, T5Config
+from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.model import MusicgenModel
+from hemiola.musicgen.t5_torch import T5Encoder
+from hemiola.train import runs
+from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining
+
+CODES, WORDS = 8, 12
+SPECIAL = CODES
+
+
+def training(**recipe: Any) -> MusicgenTraining:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text = T5Encoder(T5Config(vocab_size=WORDS, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+        shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 16}
+        decoder = Decoder(DecoderConfig(vocab_size=CODES, num_codebooks=2, initializer_factor=0.2, **shape), 8)
+        return MusicgenTraining(text, decoder, MusicgenRecipe(**recipe), steps=100)
+
+
+def batch(frames: tuple[int, ...] = (5, 3), texts: tuple[int, ...] = (4, 2)) -> dict[str, Tensor]:
+    """Random codes in the pattern (0, 1) of five frames; rows with fewer frames and words are padded."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.full((len(frames), 2, 7), SPECIAL)
+    inside = torch.zeros(len(frames), 2, 7, dtype=torch.bool)
+    for row, count in enumerate(frames):
+        for k in range(2):
+            inside[row, k, 1 + k : 1 + k + count] = True
+    tokens[inside] = torch.randint(CODES, (int(inside.sum()),), generator=generator)
+    mask = (torch.arange(max(texts))[None] < torch.tensor(texts)[:, None]).long()
+    text = torch.randint(3, WORDS, mask.shape, generator=generator) * mask
+    return {"tokens": tokens, "inside": inside, "text": text, "text_mask": mask}
+
+
+def test_the_loss_is_the_mean_over_places_that_hold_a_frame() -> None:
+    module, given = training().double(), batch()
+    loss, per_codebook = module.loss(given)
+    with torch.no_grad():
+        states = module.text_encoder(given["text"], given["text_mask"])
+        logits = module.decoder(given["tokens"][..., :-1], states, given["text_mask"]).float().double().numpy()
+    costs: dict[int, list[float]] = {0: [], 1: []}
+    for row in range(2):
+        for k in range(2):
+            for position in range(1, 7):
+                if given["inside"][row, k, position]:
+                    scores = logits[row, k, position - 1]
+                    target = int(given["tokens"][row, k, position])
+                    costs[k].append(float(np.log(np.exp(scores).sum()) - scores[target]))
+    assert [len(each) for each in costs.values()] == [8, 8]
+    assert loss.item() == pytest.approx(np.mean(costs[0] + costs[1]), rel=1e-5)
+    assert per_codebook.tolist() == pytest.approx([np.mean(costs[0]), np.mean(costs[1])], rel=1e-5)
+
+
+def test_what_stands_outside_does_not_count() -> None:
+    module, given = training(), batch()
+    expected = module.loss(given)[0]
+    # Words behind the mask, and what is written where the shorter clip is over.
+    changed = {name: each.clone() for name, each in given.items()}
+    changed["text"][1, 2:] = 7
+    changed["tokens"][1, :, 6] = 3
+    torch.testing.assert_close(module.loss(changed)[0], expected)
+
+
+def test_a_row_without_text_is_the_null_condition() -> None:
+    module, given = training(), batch(texts=(4, 0))
+    loss, _ = module.loss(given)
+    assert loss.isfinite()
+    given["text"][1] = 9
+    torch.testing.assert_close(module.loss(given)[0], loss)
+
+
+def test_every_parameter_learns_and_no_table_decays() -> None:
+    module = training(weight_decay=0.3)
+    optimizer = module.configure_optimizers()["optimizer"]
+    decayed, flat = ({id(each) for each in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    for name, each in module.named_parameters():
+        is_matrix = name.endswith(("proj.weight", "fc1.weight", "fc2.weight", ".q.weight", ".k.weight", ".v.weight"))
+        is_matrix |= name.endswith((".o.weight", ".wi.weight", ".wo.weight")) or "lm_heads" in name
+        if "relative_attention_bias" not in name:
+            assert (id(each) in decayed, id(each) in flat) == (is_matrix, not is_matrix), name
+    module.loss(batch())[0].backward()
+    assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in module.parameters())
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_share() -> None:
+    module = training(warmup_steps=10, final_share=0.1)
+    shares = [module._share(step) for step in (0, 4, 9, 50, 100, 500)]
+    # 9 of 100 steps down a cosine that ends at a tenth.
+    assert shares == pytest.approx([0.1, 0.498, 0.982, 0.55, 0.1, 0.1], abs=2e-3)
+
+
+def test_it_learns_what_the_caption_says() -> None:
+    """Two captions, two melodies: only through the text can the first frame be known."""
+    torch.manual_seed(0)
+    module, given = training(warmup_steps=1, learning_rate=0.03), batch(frames=(5, 5))
+    optimizer = module.configure_optimizers()["optimizer"]
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss, _ = module.loss(given)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+    crossed = {**given, "text": given["text"].flip(0), "text_mask": given["text_mask"].flip(0)}
+    assert module.loss(crossed)[0] > 1
+
+
+def test_what_is_trained_loads_here_and_in_transformers(
+    musicgen_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = musicgen_config(steps=12, validate_every_steps=12, log_every_steps=4)
+    quiet, modules = runs.fit, []
+
+    def fit(module: MusicgenTraining, *args: Any, **kwargs: Any) -> Any:
+        modules.append(module)
+        return quiet(module, *args, **kwargs, progress=False)
+
+    monkeypatch.setattr(runs, "fit", fit)
+    folder = runs.train_musicgen(config)
+    assert (Path(config["data"]["folder"]) / "tokens").is_dir()
+    model = MusicgenModel.from_pretrained(folder, backend="torch")
+    assert model.tokenizer.encode("C# minor!")[-1] == 1
+
+    theirs = transformers.MusicgenForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    given = batch(texts=(4, 4))
+    module = modules[0].eval()
+    with torch.no_grad():
+        states = module.text_encoder(given["text"], given["text_mask"])
+        expected = module.decoder(given["tokens"][..., :-1], states, given["text_mask"])
+        found = theirs(
+            input_ids=given["text"],
+            attention_mask=given["text_mask"],
+            decoder_input_ids=given["tokens"][..., :-1].reshape(4, -1),
+        ).logits.view_as(expected)
+    # The weights are kept in half precision.
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
+    assert expected.std() > 0.1
