@@ -210,6 +210,18 @@ def test_sums_in_float32_as_on_a_gpu_pick_only_what_is_kept() -> None:
     assert (kept == picked[:, None]).any(-1).all()
 
 
+@pytest.mark.slow  # MLX hands each fused operation to a C++ compiler, once a machine
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_compiled_pick_is_the_same_pick(device: str) -> None:
+    picker = sampling_mlx.Picker(EVERY, 40, device)
+    compiled = mx.compile(picker.__call__)
+    generator = np.random.default_rng(7)
+    for _ in range(5):
+        logits = mx.array((generator.normal(size=(len(EVERY), 4, 40)) * 2).astype(np.float32))
+        draws = mx.array(1 - generator.random((len(EVERY), 4), dtype=np.float32))
+        assert np.array_equal(np.array(compiled(logits, draws)), np.array(picker(logits, draws)))
+
+
 def test_each_job_alone_and_all_together_write_the_same_tokens(models: tuple[MusicgenModel, MusicgenModel]) -> None:
     on_torch, on_mlx = models
     every = jobs(on_torch.codebooks)

@@ -270,6 +270,7 @@ class Engine:
                 _quantize(self.decoder, choice.quantize)
             # Read here and now: what is left lazy belongs to this thread, and a server's others could not use it.
             mx.eval(self.text_encoder.parameters(), self.decoder.parameters())
+            mx.clear_cache()
 
     @on_device
     def states(self, tokens: list[int]) -> Tensor:
