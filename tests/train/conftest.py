@@ -20,15 +20,15 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/ and valid/ with 0.6 s of noisy tones and captions; to be read, never changed."""
+    """train/ and valid/ with up to 0.6 s of noisy tones and captions; to be read, never changed."""
     folder = tmp_path_factory.mktemp("clips")
     rng = np.random.default_rng(0)
     for split, count in (("train", 5), ("valid", 2)):
         (folder / split).mkdir()
         rows = []
         for number in range(count):
-            hz = 100 + 40 * number
-            tone = np.sin(2 * np.pi * hz * np.arange(1200) / RATE) + 0.3 * rng.standard_normal(1200)
+            hz, length = 100 + 40 * number, 1200 - 150 * number
+            tone = np.sin(2 * np.pi * hz * np.arange(length) / RATE) + 0.3 * rng.standard_normal(length)
             soundfile.write(folder / split / f"{number}.wav", 0.2 * tone.astype(np.float32), RATE, subtype="FLOAT")
             rows.append(json.dumps({"file": f"{number}.wav", "caption": f"a tone in c# minor, {hz} bpm"}))
         (folder / split / "captions.jsonl").write_text("\n".join(rows), "utf-8")
@@ -85,7 +85,7 @@ def musicgen_config(clip_folder: Path, tmp_path: Path) -> Callable[..., dict[str
     def config(**run: Any) -> dict[str, Any]:
         return {
             "run": _run(tmp_path / "musicgen", **run),
-            "data": {"folder": str(clip_folder), "segment_seconds": 0.2},
+            "data": {"folder": str(clip_folder), "segment_seconds": 0.5},
             "codec": {"path": str(tmp_path / "frozen")},
             "text": {"words": 20, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2},
             "model": {

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola.errors import AudioError, InputError
@@ -126,6 +126,7 @@ def test_other_rates_are_resampled(tmp_path: Path, rate: int) -> None:
     np.testing.assert_allclose(found[0, 100:300], 0.3 * np.sin(2 * np.pi * 110 * time)[100:300], atol=2e-3)
 
 
+@settings(deadline=None)
 @given(st.integers(500, 9000), st.integers(1, 400), st.integers(0, 40))
 def test_a_segment_fits_in_every_clip_that_is_taken(rate: int, samples: int, spare: int) -> None:
     """What a segment reads never ends after the clip, and is never too short once it is resampled."""
@@ -149,6 +150,7 @@ def test_bad_audio_is_named(tmp_path: Path) -> None:
         Segments([gone], Timebase(RATE, 1), "0.1", 1, 0)[0]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.data())
 def test_the_ranks_shares_join_to_the_global_batch(steps: int, share: int, world: int, data: st.DataObject) -> None:
     begin = data.draw(st.integers(0, steps))

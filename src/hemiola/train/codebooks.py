@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hemiola.codec.encodec_torch import Codebook
+from hemiola.train import ranks
 
 
 class CodebookTrainer(nn.Module):
@@ -86,7 +86,7 @@ class CodebookTrainer(nn.Module):
         step = int(self.step)
         self.step += 1
         if step < self.warmup_steps:
-            self._remember(gather(vectors), step)
+            self._remember(ranks.gather(vectors), step)
             if step == self.warmup_steps - 1:
                 self._start()
 
@@ -102,9 +102,7 @@ class CodebookTrainer(nn.Module):
         # An encoder that gives nothing but zeros still gets a codebook: of zeros.
         residual = filled if len(filled) else self.reservoir
         for index, embed in enumerate(self.embeds):
-            table = k_means(residual, len(embed), seed=self.seed + index)
-            if dist.is_available() and dist.is_initialized():
-                dist.broadcast(table, 0)
+            table = ranks.agree(k_means(residual, len(embed), seed=self.seed + index))
             embed.copy_(table)
             nearest = torch.cdist(residual, table).argmin(1)
             self.used[index] = torch.bincount(nearest, minlength=len(table)).float() / self.warmup_steps + 1e-3
@@ -126,7 +124,7 @@ class CodebookTrainer(nn.Module):
         embed = self.codebooks[index].embed
         hits = torch.zeros_like(self.used[index]).index_add_(0, nearest, torch.ones_like(nearest, dtype=torch.float32))
         sums = torch.zeros_like(embed).index_add_(0, nearest, residual)
-        hits, sums = reduce_sum(hits), reduce_sum(sums)
+        hits, sums = ranks.total(hits), ranks.total(sums)
         self.used[index].lerp_(hits, 1 - self.decay)
         self.sums[index].lerp_(sums, 1 - self.decay)
         self._revive(residual, index, hits.sum())
@@ -137,7 +135,7 @@ class CodebookTrainer(nn.Module):
         even = vectors / len(self.used[index])
         dead = self.used[index] < self.dead_share * even
         generator = torch.Generator().manual_seed(hash((self.seed, int(self.step), index)) % 2**31)
-        candidates = gather(residual)
+        candidates = ranks.gather(residual)
         places = torch.randint(len(candidates), (len(dead),), generator=generator).to(residual.device)
         fresh = candidates[places] * even
         self.used[index] = torch.where(dead, even, self.used[index])
@@ -157,19 +155,3 @@ def k_means(vectors: Tensor, clusters: int, *, iterations: int = 12, seed: int =
         sums = torch.zeros_like(centers).index_add_(0, nearest, vectors)
         centers = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)
     return centers
-
-
-def gather(values: Tensor) -> Tensor:
-    """Stack equally shaped values of all ranks, [ranks * N, ...]; alone it is the identity."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return values
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
-
-
-def reduce_sum(values: Tensor) -> Tensor:
-    """Sum over all ranks; alone it is the identity."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(values)
-    return values

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from hemiola.errors import HemiolaError, InputError
+from hemiola.train import ranks
 
 LAST = "last.ckpt"
 # What Lightning warns of and is taken care of here, as the order of the data is, or is its own to settle.
@@ -57,7 +58,9 @@ class FiniteLoss(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: object) -> None:
         """Look at what the step has logged; reading it costs one synchronisation a step."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
-        if not all(map(math.isfinite, logged.values())):
+        broken = not all(map(math.isfinite, logged.values()))
+        # All ranks stop together: one that stops alone leaves the others waiting.
+        if ranks.total(torch.tensor(float(broken), device=module.device)) > 0:
             report = ", ".join(f"{name.removeprefix('train/')} {value:.4g}" for name, value in logged.items())
             raise HemiolaError(f"a loss is not finite at step {trainer.fit_loop.total_batch_idx}: {report}")
 
@@ -107,7 +110,7 @@ def fit(
     with warnings.catch_warnings():
         for message in SETTLED:
             warnings.filterwarnings("ignore", message)
-        trainer = _trainer(run, _logger(run, resume), progress, callbacks)
+        trainer = _trainer(run, _strategy(module, run), _logger(run, resume), progress, callbacks)
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     return trainer
 
@@ -132,11 +135,19 @@ def _steps(progress: dict[str, Any]) -> int:
     return progress["current"]["processed"]
 
 
-def _trainer(run: Run, logger: CSVLogger, progress: bool, callbacks: tuple[Callback, ...]) -> L.Trainer:
+def _strategy(module: L.LightningModule, run: Run) -> str:
+    if run.devices == 1:
+        return "auto"
+    # Where codec and discriminator take turns, each step leaves the other's parameters out.
+    return "ddp" if module.automatic_optimization else "ddp_find_unused_parameters_true"
+
+
+def _trainer(run: Run, strategy: str, logger: CSVLogger, progress: bool, callbacks: tuple[Callback, ...]) -> L.Trainer:
     keep = StepCheckpoint(Path(run.folder), run.checkpoint_every_steps)
     return L.Trainer(
         accelerator=run.accelerator,
         devices=run.devices,
+        strategy=strategy,
         precision=run.precision,  # type: ignore[arg-type]
         max_epochs=1,
         val_check_interval=min(run.validate_every_steps, run.steps),

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hemiola.train import ranks
+
 EPSILON = 1e-5
 
 
@@ -89,7 +91,7 @@ def hinge_generator(fake_logits: Sequence[Tensor]) -> Tensor:
 def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
     """Mean absolute difference of discriminator features, each relative to the real feature's mean size."""
     pairs = [pair for ours, theirs in zip(real, fake, strict=True) for pair in zip(ours, theirs, strict=True)]
-    terms = [(a.detach() - b).abs().mean() / (a.detach().abs().mean() + EPSILON) for a, b in pairs]
+    terms = [(a.detach() - b).abs().mean() / (ranks.mean(a.detach().abs().mean()) + EPSILON) for a, b in pairs]
     return torch.stack(terms).mean()
 
 
@@ -128,10 +130,8 @@ class Balancer:
         return balanced
 
     def _track(self, name: str, gradient: Tensor) -> float:
-        norm = gradient.flatten(1).norm(dim=1).mean()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(norm)
-            norm /= torch.distributed.get_world_size()
+        # Of the loss over the batch of all ranks: that is their mean, so it falls to an item by a rank's share only.
+        norm = ranks.mean(gradient.flatten(1).norm(dim=1).mean()) / ranks.world()
         self.sums[name] = self.sums.get(name, 0.0) * self.decay + norm.item()
         self.counts[name] = self.counts.get(name, 0.0) * self.decay + 1
         return self.sums[name] / self.counts[name]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.t5_torch import T5Encoder
+from hemiola.train import ranks
 from hemiola.train.tokens import TextNoise
 
 
@@ -77,7 +78,10 @@ class MusicgenTraining(L.LightningModule):
         self.log_dict({f"valid/codebook_{k}": value for k, value in enumerate(per_codebook)}, sync_dist=True)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(mean over all places that hold a frame, the same for each codebook [K])."""
+        """(mean over all places that hold a frame, the same for each codebook [K]).
+
+        Ranks divide by what they hold on average, so that the mean of their losses is that of the joined batch.
+        """
         tokens, inside = batch["tokens"], batch["inside"][..., 1:]
         states = self.text_encoder(batch["text"], batch["text_mask"])
         logits = self.decoder(tokens[..., :-1], states, batch["text_mask"]).float()
@@ -85,7 +89,7 @@ class MusicgenTraining(L.LightningModule):
         losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none")
         losses = losses.view_as(targets)
         per_codebook = losses.sum((0, 2)) / inside.sum((0, 2)).clamp(min=1)
-        return losses.sum() / inside.sum().clamp(min=1), per_codebook
+        return losses.sum() / ranks.mean(inside.sum()).clamp(min=1), per_codebook
 
     def _share(self, step: int) -> float:
         recipe = self.recipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from hemiola.backend import Backend, choose
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
 from hemiola.codec.model import EncodecModel
+from hemiola.errors import InputError
 from hemiola.musicgen import tokenizer as tokenizers
-from hemiola.musicgen.checkpoint_torch import save
+from hemiola.musicgen.checkpoint_torch import load_parts, save
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.t5_torch import T5Encoder
@@ -65,6 +66,13 @@ class TrainedCodec:
     path: str
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """A folder with a trained language model, from which a training goes on."""
+
+    path: str
+
+
 def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Path:
     """Train an EnCodec and write it to `run.folder`/checkpoint in Hugging Face's layout.
 
@@ -76,6 +84,8 @@ def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(CodecRecipe, {"steps": run.steps, "seed": run.seed, **recipe_values}, "recipe")
     L.seed_everything(run.seed, verbose=False)
+    if codec_values and model_values:
+        raise InputError("sections codec and model: a codec starts from one or the other, leave one out")
     if codec_values:
         codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
     else:
@@ -87,28 +97,41 @@ def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
         for number, part in enumerate(_clips(data, progress))
     ]
     module = CodecTraining(codec, recipe)
-    fit(module, StepData(*segments, steps=run.steps, batch=run.batch, workers=run.workers), run, resume=resume)
+    feed = StepData(*segments, steps=run.steps, batch=run.batch, workers=run.workers)
+    trainer = fit(module, feed, run, resume=resume)
     folder = Path(run.folder) / "checkpoint"
-    module.export(folder)
+    if trainer.is_global_zero:
+        module.export(folder)
     return folder
 
 
 def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Path:
-    """Train text encoder and decoder on a codec's tokens; the whole model goes to `run.folder`/checkpoint."""
-    names = ("run", "data", "codec", "text", "model", "recipe")
-    run_values, data_values, codec_values, text_values, model_values, recipe_values = configs.sections(config, *names)
+    """Train text encoder and decoder on a codec's tokens; the whole model goes to `run.folder`/checkpoint.
+
+    It starts from the checkpoint that section `start` names, with what section `model` says otherwise, or else from new
+    weights in the shapes of sections `text` and `model`.
+    """
+    names = ("run", "data", "codec", "start", "text", "model", "recipe")
+    sections = configs.sections(config, *names)
+    run_values, data_values, codec_values, start_values, text_values, model_values, recipe_values = sections
     run = configs.build(Run, run_values, "run")
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(MusicgenRecipe, recipe_values, "recipe")
-    text = configs.build(Text, text_values, "text")
     codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
     codec.eval().requires_grad_(False)
     parts = _clips(data, progress)
-    tokenizer = _tokenizer(Path(run.folder), parts[0], text)
     L.seed_everything(run.seed, verbose=False)
-    text_encoder = T5Encoder(text.encoder_config(tokenizer.vocab_size))
-    values = {"vocab_size": codec.config.codebook_size, **model_values}
-    decoder = Decoder(configs.build(DecoderConfig, values, "model"), text.d_model)
+    if start_values:
+        start = Path(configs.build(TrainedModel, start_values, "start").path)
+        tokenizer = _tokenizer_of(start, Path(run.folder))
+        text_encoder, decoder = load_parts(start)
+        decoder.config = replace(decoder.config, **model_values)
+    else:
+        text = configs.build(Text, text_values, "text")
+        tokenizer = _tokenizer(Path(run.folder), parts[0], text)
+        text_encoder = T5Encoder(text.encoder_config(tokenizer.vocab_size))
+        values = {"vocab_size": codec.config.codebook_size, **model_values}
+        decoder = Decoder(configs.build(DecoderConfig, values, "model"), text.d_model)
     train, valid = (
         TokenCache(Path(data.folder) / "tokens", codec, part).build(progress and (lambda *at: progress("tokens", *at)))
         for part in parts
@@ -121,9 +144,11 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
         CaptionedTokens(valid, captions[1], tokenizer, pattern, frames=frames),
     )
     module = MusicgenTraining(text_encoder, decoder, recipe, run.steps)
-    fit(module, StepData(*sets, steps=run.steps, batch=run.batch, workers=run.workers), run, resume=resume)
+    feed = StepData(*sets, steps=run.steps, batch=run.batch, workers=run.workers)
+    trainer = fit(module, feed, run, resume=resume)
     folder = Path(run.folder) / "checkpoint"
-    save(folder, text_encoder, decoder, codec, Path(run.folder) / tokenizers.FILE, dtype="float16")
+    if trainer.is_global_zero:
+        save(folder, text_encoder, decoder, codec, Path(run.folder) / tokenizers.FILE, dtype="float16")
     return folder
 
 
@@ -149,6 +174,14 @@ def _tokenizer(folder: Path, clips: list[Clip], text: Text) -> Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         learn_tokenizer([clip.caption for clip in clips], text.words).save(str(path))
     return Tokenizer.from_folder(folder)
+
+
+def _tokenizer_of(start: Path, folder: Path) -> Tokenizer:
+    """The tokenizer of the model that a run starts from, kept with the run."""
+    tokenizer = Tokenizer.from_folder(start)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / tokenizers.FILE).write_bytes((start / tokenizers.FILE).read_bytes())
+    return tokenizer
 
 
 def _device(run: Run) -> str:

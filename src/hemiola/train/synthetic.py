@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,19 +16,27 @@ import soundfile
 from hemiola.synth.captions import describe
 from hemiola.synth.plan import plan
 from hemiola.synth.render import render
-from hemiola.synth.score import truth_of
+from hemiola.synth.score import Brief, truth_of
 from hemiola.synth.seeds import split_seed, stream
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """How many pieces to compose for training and for validation, and in which form."""
+    """How many pieces to compose for training and for validation, and in which form.
+
+    `tempi_bpm` are the tempi that pieces take in turn; with none, each piece's seed draws its own.
+    """
 
     pieces: int
     valid_pieces: int = 64
     seconds: float = 8.0
     sample_rate: int = 32000
     channels: int = 1
+    tempi_bpm: tuple[int, ...] = ()
+
+    def brief(self, index: int) -> Brief:
+        """What piece `index` has to be."""
+        return Brief(tempo_bpm=self.tempi_bpm[index % len(self.tempi_bpm)]) if self.tempi_bpm else Brief()
 
 
 def fill(
@@ -52,7 +61,10 @@ def fill(
             if progress:
                 progress(done, len(jobs))
     for place, lines in rows.items():
-        (place / "captions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        # Beside it first: another rank of a distributed run may be reading.
+        partial = place / f"captions.{os.getpid()}.partial"
+        partial.write_text("\n".join(lines) + "\n", "utf-8")
+        partial.replace(place / "captions.jsonl")
     return Path(folder) / "train", Path(folder) / "valid"
 
 
@@ -60,7 +72,7 @@ def _piece(job: tuple[Path, str, int, Synthetic]) -> tuple[Path, str]:
     folder, split, index, wanted = job
     seed = split_seed(split, index)
     path = folder / f"{index:06d}.flac"
-    score = plan(seed, str(wanted.seconds))
+    score = plan(seed, str(wanted.seconds), wanted.brief(index))
     if not path.exists():
         audio = render(score, sample_rate=wanted.sample_rate, channels=wanted.channels)
         partial = path.with_suffix(".partial")
