@@ -15,6 +15,8 @@ from hemiola.errors import OutputError
 from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.config import MusicgenConfig
 from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.model import decoder_part, read_config
+from hemiola.musicgen.session_torch import DECODER_IGNORABLE, TEXT_IGNORABLE
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.weights import hub, keys
 
@@ -62,6 +64,22 @@ def save(
             (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"the checkpoint cannot be written to {folder} ({error}): choose another folder") from error
+
+
+def load_parts(folder: str | Path) -> tuple[T5Encoder, Decoder]:
+    """Text encoder and decoder of a folder as modules in float32, for training to go on from.
+
+    Raises WeightsError when the folder holds no MusicGen, or its tensors do not fit its config.
+    """
+    config = read_config(Path(folder))
+    tensors = keys.read(Path(folder), "torch")
+    text_encoder, decoder = T5Encoder(config.text), Decoder(config.decoder, config.text.d_model)
+    parts = ((text_encoder, keys.under(tensors, "text_encoder.")), (decoder, decoder_part(tensors)))
+    for module, found in parts:
+        shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        keys.check(shapes, found, where=type(module).__name__, ignorable=TEXT_IGNORABLE + DECODER_IGNORABLE)
+        module.load_state_dict({name: found[name] for name in shapes})
+    return text_encoder, decoder
 
 
 def _small_files(config: MusicgenConfig, dtype: str) -> dict[str, dict[str, Any]]:

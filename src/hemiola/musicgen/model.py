@@ -53,10 +53,10 @@ class MusicgenModel:
         """
         choice = backends.choose(backend, device, dtype, quantize)
         folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
-        config = _read_config(folder)
+        config = read_config(folder)
         tokenizer = Tokenizer.from_folder(folder, config.text.eos_token_id)
         tensors = keys.read(folder, choice.name, allow_pickle=allow_pickle)
-        parts = {"text_encoder": keys.under(tensors, "text_encoder."), "decoder": _decoder_part(tensors)}
+        parts = {"text_encoder": keys.under(tensors, "text_encoder."), "decoder": decoder_part(tensors)}
         session = importlib.import_module(f"hemiola.musicgen.session_{choice.name}")
         engine = session.Engine(config.text, config.decoder, parts, choice)
         whole = replace(choice, dtype="float32", quantize=None)
@@ -123,7 +123,7 @@ class MusicgenModel:
         return self.codec.decode(Encoded((channels,), None, samples))[:, 0]
 
 
-def _decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:
+def decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:
     """The decoder's tensors with the text projection, and with all that belongs nowhere, for the check to name."""
     others = ("text_encoder.", "audio_encoder.", "decoder.")
     return keys.under(tensors, "decoder.") | {
@@ -131,7 +131,8 @@ def _decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_config(folder: Path) -> MusicgenConfig:
+def read_config(folder: Path) -> MusicgenConfig:
+    """The configuration of a MusicGen folder; raises WeightsError when there is none that can be read."""
     try:
         values = json.loads((folder / hub.CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
