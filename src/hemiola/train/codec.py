@@ -116,7 +116,8 @@ class CodecTraining(L.LightningModule):
         output, _ = self.reconstruct(audio, len(self.codebooks.embeds))
         mel = self.mel(output, audio)
         self.log_dict({"valid/mel": mel, "valid/si_sdr_db": si_sdr_db(output, audio)}, sync_dist=True)
-        self.log("valid/codebook_use", self.codebooks.usage().mean(), sync_dist=True)
+        if not self.recipe.decoder_only:
+            self.log("valid/codebook_use", self.codebooks.usage().mean(), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the balancer's running norms beside the parameters."""

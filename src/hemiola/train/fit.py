@@ -101,12 +101,8 @@ def fit(
     With `resume` the run goes on from its last checkpoint. Without it, a folder that holds one is refused. Raises
     InputError for both mistakes, HemiolaError when a loss is not finite.
     """
-    folder = Path(run.folder)
-    last = folder / LAST
-    if last.exists() and not resume:
-        raise InputError(f"{folder} already holds a run: go on with --resume, or choose another run.folder")
-    if resume:
-        _check_unfinished(last, run)
+    check_folder(run, resume)
+    last = Path(run.folder) / LAST
     with warnings.catch_warnings():
         for message in SETTLED:
             warnings.filterwarnings("ignore", message)
@@ -115,10 +111,16 @@ def fit(
     return trainer
 
 
-def _check_unfinished(checkpoint: Path, run: Run) -> None:
-    if not checkpoint.exists():
+def check_folder(run: Run, resume: bool) -> None:
+    """Raise InputError where `run.folder` holds a run that would be overwritten, or none that can be resumed."""
+    last = Path(run.folder) / LAST
+    if last.exists() and not resume:
+        raise InputError(f"{run.folder} already holds a run: go on with --resume, or choose another run.folder")
+    if not resume:
+        return
+    if not last.exists():
         raise InputError(f"no checkpoint to resume from in {run.folder}")
-    done = _progress(checkpoint)
+    done = _progress(last)
     # The learning rate has come to its end with the run, so there is nothing to go on from.
     if done["is_last_batch"] and _steps(done) < run.steps:
         raise InputError(

@@ -25,7 +25,7 @@ from hemiola.train import config as configs
 from hemiola.train.captions import learn_tokenizer
 from hemiola.train.codec import CodecRecipe, CodecTraining, initialise
 from hemiola.train.data import Clip, Segments, StepData, clips
-from hemiola.train.fit import Run, fit
+from hemiola.train.fit import Run, check_folder, fit
 from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining
 from hemiola.train.synthetic import Synthetic, fill
 from hemiola.train.tokens import CaptionedTokens, TokenCache
@@ -81,6 +81,7 @@ def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
     names = ("run", "data", "codec", "model", "recipe")
     run_values, data_values, codec_values, model_values, recipe_values = configs.sections(config, *names)
     run = configs.build(Run, run_values, "run")
+    check_folder(run, resume)
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(CodecRecipe, {"steps": run.steps, "seed": run.seed, **recipe_values}, "recipe")
     L.seed_everything(run.seed, verbose=False)
@@ -115,6 +116,7 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     sections = configs.sections(config, *names)
     run_values, data_values, codec_values, start_values, text_values, model_values, recipe_values = sections
     run = configs.build(Run, run_values, "run")
+    check_folder(run, resume)
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(MusicgenRecipe, recipe_values, "recipe")
     codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
