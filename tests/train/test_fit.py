@@ -185,7 +185,21 @@ def test_half_a_checkpoint_is_never_the_last(tmp_path: Path) -> None:
 
 def test_a_run_reads_its_config(codec_config: Callable[..., Config]) -> None:
     assert configs.build(Run, codec_config()["run"], "run").checkpoint_every_steps == 2
-    with pytest.raises(InputError, match=r"unknown key model\.filters"):
-        config = codec_config()
-        config["model"]["filters"] = 3
+    config = codec_config()
+    config["codec"] = {"path": "sketch"}
+    with pytest.raises(InputError, match="sections codec and model"):
         runs.train_codec(config)
+    del config["codec"]
+    config["model"]["filters"] = 3
+    with pytest.raises(InputError, match=r"unknown key model\.filters"):
+        runs.train_codec(config)
+
+
+def test_a_folder_is_refused_before_any_work(codec_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = codec_config()
+    (tmp_path / "codec").mkdir()
+    (tmp_path / "codec" / "last.ckpt").write_bytes(b"")
+    config["data"] = {"folder": str(tmp_path / "music"), "synthetic": {"pieces": 1}}
+    with pytest.raises(InputError, match="already holds a run"):
+        runs.train_codec(config)
+    assert not (tmp_path / "music").exists()
