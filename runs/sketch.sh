@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains the bundled model from nothing: composes the music, trains the codec, its decoder once more, the language model
-# on the codec's tokens, and that once more to keep time. Under two hours on two busy cores. Interrupted? Add --resume to
-# the step that was cut. Run it in a checkout where `make test` has installed what training needs.
+# Trains the bundled model from nothing: composes the music, trains the codec, its decoder once more, and the language
+# model on the codec's tokens. Under two hours on two busy cores. Interrupted? Add --resume to the step that was cut.
+# Run it in a checkout where `make test` has installed what training needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hemiola=.venv/bin/hemiola
@@ -10,8 +10,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 for part in codec codec-decoder; do
   $hemiola train codec --config configs/sketch-$part.yaml
 done
-for part in musicgen musicgen-tempo; do
-  $hemiola train musicgen --config configs/sketch-$part.yaml
-done
-cp out/sketch-musicgen-tempo/checkpoint/* src/hemiola/assets/sketch/
+$hemiola train musicgen --config configs/sketch-musicgen.yaml
+cp out/sketch-musicgen/checkpoint/* src/hemiola/assets/sketch/
 $hemiola eval --model sketch --captions 50 -o out/sketch-eval.json
