@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and children inherit that; some tests send one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CAPTIONS = [
     "slow piano in a minor with soft drums, 80 bpm",
