@@ -57,6 +57,7 @@ def on_device(method: _Method) -> _Method:
         with mx.stream(getattr(mx, self.device)):
             return method(self, *arguments, **named)
 
+    # mypy cannot see that wraps() keeps the method's own signature.
     return on_its_device  # type: ignore[return-value]
 
 

@@ -29,19 +29,20 @@ def told(debug: bool) -> Iterator[None]:
         leave(INTERRUPTED)
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]  # noqa: T201
+            # Known by its name, so that click need not be imported for it.
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
             sys.exit(2)
         if debug:
             traceback.print_exc()
         message, code = explained(error)
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(code)
 
 
 def leave(code: int) -> NoReturn:
     """Exit; an interrupt says what became of the files."""
     if code == INTERRUPTED:
-        print("interrupted: files not yet listed were not written", file=sys.stderr)  # noqa: T201
+        print("interrupted: files not yet listed were not written", file=sys.stderr)
     sys.exit(code)
 
 

@@ -122,6 +122,7 @@ def _parameters(files: list[Path]) -> dict[str, str]:
     for path in files:
         try:
             with safe_open(path, framework="numpy") as file:
+                # An open safetensors file has keys() and cannot be iterated.
                 count += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is damaged or cut short: delete it and fetch it again") from error

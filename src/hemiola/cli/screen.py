@@ -13,12 +13,12 @@ Progress = Callable[[int, int], None]
 
 def note(text: str) -> None:
     """Say one line."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(text, file=sys.stderr, flush=True)
 
 
 def written(path: object) -> None:
     """Name a file that was written: the one thing that goes to stdout."""
-    print(path, flush=True)  # noqa: T201
+    print(path, flush=True)
 
 
 def shown(seconds: Fraction | float) -> str:

@@ -59,6 +59,7 @@ def load(path: str | Path) -> Codes:
             facts = file.metadata() or {}
             if facts.get("format") != FORMAT:
                 raise InputError(f"{path} holds no codes that hemiola encode wrote: name one that does")
+            # An open safetensors file has keys() and cannot be iterated.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None

@@ -158,6 +158,7 @@ class StepData(L.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         # Not `completed`: a checkpoint written at the end of a step does not count that step as completed yet.
+        # The loader is only asked for while a fit runs; what Lightning restored tells how far a resumed run had come.
         start = trainer.fit_loop.epoch_loop.batch_progress.current.processed if trainer else 0  # type: ignore[attr-defined]
         order = StepOrder(self.steps, self.batch, rank, world, start)
         collate = getattr(self.train, "collate", None)
