@@ -1,4 +1,4 @@
-"""Sampling: the settings, the uniform numbers, and the pick against distributions worked out by hand."""
+"""Sampling: the settings, the noise, and the pick against distributions worked out by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola.errors import InputError
-from hemiola.musicgen.sampling import LARGEST_SEED, Sampling, uniforms
+from hemiola.musicgen.sampling import LARGEST_SEED, Sampling, gumbels
 from hemiola.musicgen.sampling_torch import Picker
 
 CPU = torch.device("cpu")
@@ -19,34 +19,44 @@ seeds = st.integers(0, LARGEST_SEED)
 
 
 @settings(deadline=None)
-@given(seeds, st.integers(0, 99), st.integers(0, 50), st.integers(1, 9), st.integers(1, 8))
-def test_uniforms_depend_on_their_own_key_alone(seed: int, variation: int, start: int, steps: int, books: int) -> None:
-    drawn = uniforms(seed, variation, range(start, start + steps), books)
-    assert drawn.dtype == np.float32
-    assert drawn.shape == (steps, books)
-    assert ((drawn > 0) & (drawn <= 1)).all()
-    more = uniforms(seed, variation, range(0, start + steps + 5), books + 3)
-    assert np.array_equal(drawn, more[start : start + steps, :books])
+@given(seeds, st.integers(0, 99), st.integers(0, 50), st.integers(1, 9), st.integers(1, 8), st.integers(1, 21))
+def test_noise_depends_on_its_own_key_alone(
+    seed: int, variation: int, start: int, steps: int, books: int, size: int
+) -> None:
+    noise = gumbels(seed, variation, range(start, start + steps), books, size)
+    assert noise.dtype == np.float32
+    assert noise.shape == (steps, books, size)
+    assert np.isfinite(noise).all()
+    more = gumbels(seed, variation, range(0, start + steps + 5), books + 3, size)
+    assert np.array_equal(noise, more[start : start + steps, :books])
 
 
-def test_uniforms_are_uniform_and_independent() -> None:
-    drawn = uniforms(1, 0, range(5000), 4)
-    assert scipy.stats.kstest(drawn.ravel(), "uniform").pvalue > 1e-3
-    others = [drawn[:, 1], drawn[1:, 0], uniforms(2, 0, range(5000), 1)[:, 0], uniforms(1, 1, range(5000), 1)[:, 0]]
+def test_noise_is_gumbel_and_independent() -> None:
+    noise = gumbels(1, 0, range(500), 4, 10)
+    assert scipy.stats.kstest(noise.ravel(), "gumbel_r").pvalue > 1e-3
+    others = [
+        noise[:, 1],
+        noise[1:, 0],
+        noise[:, 0, 1:],
+        gumbels(2, 0, range(500), 1, 10)[:, 0],
+        gumbels(1, 1, range(500), 1, 10)[:, 0],
+    ]
     for other in others:
-        assert abs(np.corrcoef(drawn[: len(other), 0], other)[0, 1]) < 0.05
+        here = noise[: len(other), 0, : other.shape[1]]
+        assert abs(np.corrcoef(here.ravel(), other.ravel())[0, 1]) < 0.05
 
 
-def test_uniforms_stay_what_they_are() -> None:
-    # The first number that Philox4x64 gives for this key and counter: a seed must mean the same in every release.
+def test_noise_stays_what_it_is() -> None:
+    # The first numbers that Philox4x64 gives for this key and counter: a seed must mean the same in every release.
     stream = np.random.Generator(np.random.Philox(key=np.array([7, 3], np.uint64), counter=[0, 2, 0, 0]))
-    assert uniforms(7, 3, range(1), 3)[0, 2] == pytest.approx(stream.random(), abs=2**-23)
+    wanted = scipy.stats.gumbel_r.ppf(stream.random(6))
+    np.testing.assert_allclose(gumbels(7, 3, range(1), 3, 6)[0, 2], wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", [-1, LARGEST_SEED + 1, 1.5, True, None])
 def test_a_bad_seed_is_named(seed: object) -> None:
     with pytest.raises(InputError, match="seed must be"):
-        uniforms(seed, 0, range(1), 1)  # type: ignore[arg-type]
+        gumbels(seed, 0, range(1), 1, 4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -58,12 +68,14 @@ def test_a_bad_setting_is_named(name: str, value: float) -> None:
         Sampling(**{name: value})  # type: ignore[arg-type]
 
 
+def noise_for(draws: int, size: int) -> torch.Tensor:
+    return torch.tensor(gumbels(11, 0, range(draws), 1, size)).transpose(0, 1)
+
+
 def kept_tokens(logits: list[float], sampling: Sampling) -> set[int]:
-    """All tokens that a fine comb of draws, both ends included, ever picks."""
-    draws = torch.linspace(0, 1, 4001)[1:]
-    draws[0] = 2.0**-24
-    rows = torch.tensor(logits).expand(1, len(draws), -1)
-    return set(Picker([sampling], len(logits), CPU)(rows, draws[None])[0].tolist())
+    """All tokens that ever win in thousands of draws: those with a part in a hundred surely do."""
+    rows = torch.tensor(logits).expand(1, 4000, -1)
+    return set(Picker([sampling], len(logits), CPU)(rows, noise_for(4000, len(logits)))[0].tolist())
 
 
 LOGITS = [0.1, 2.0, -1.0, 0.5, 1.5, 0.4, -3.0]
@@ -103,10 +115,12 @@ def test_top_p_keeps_the_token_that_crosses_and_works_on_what_top_k_left() -> No
     assert kept_tokens(logits, Sampling(top_k=2, top_p=0.58)) == {0, 1}
 
 
-def test_the_ends_of_the_draw_pick_the_first_and_the_last_kept_token() -> None:
-    rows = torch.tensor([[-torch.inf, 0.0, -9.0, 1.0, -torch.inf]]).expand(1, 2, -1)
-    picked = Picker([Sampling(top_k=None)], 5, CPU)(rows, torch.tensor([[2.0**-24, 1.0]]))
-    assert picked.tolist() == [[1, 3]]
+def test_what_is_impossible_is_never_picked_and_no_numbers_are_no_token() -> None:
+    rows = torch.tensor([[-torch.inf, 0.0, -9.0, 1.0, -torch.inf]]).expand(1, 500, -1)
+    assert set(Picker([Sampling(top_k=None)], 5, CPU)(rows, noise_for(500, 5))[0].tolist()) <= {1, 2, 3}
+    for sampling in (Sampling(), Sampling(top_k=2), Sampling(top_p=0.5), Sampling(temperature=0)):
+        picked = Picker([sampling], 5, CPU)(rows.where(rows != 0, torch.nan), noise_for(500, 5))
+        assert (picked == 5).all()
 
 
 @pytest.mark.parametrize(
@@ -126,9 +140,8 @@ def test_picks_follow_the_softmax(sampling: Sampling) -> None:
     kept = order[: sampling.top_k or 12]
     if sampling.top_p:
         kept = order[: 1 + int(np.searchsorted(np.cumsum(probabilities[order]), sampling.top_p))]
-    draws = torch.tensor(uniforms(11, 0, range(40000), 1).T)
-    rows = torch.tensor(logits, dtype=torch.float32).expand(1, draws.shape[1], -1)
-    counts = np.bincount(Picker([sampling], 12, CPU)(rows, draws)[0].numpy(), minlength=12)
+    rows = torch.tensor(logits, dtype=torch.float32).expand(1, 40000, -1)
+    counts = np.bincount(Picker([sampling], 12, CPU)(rows, noise_for(40000, 12))[0].numpy(), minlength=12)
     assert counts.sum() == counts[kept].sum()
     expected = probabilities[kept] / probabilities[kept].sum() * counts.sum()
     assert scipy.stats.chisquare(counts[kept], expected).pvalue > 1e-3
@@ -146,8 +159,8 @@ def test_every_row_of_a_batch_has_its_own_settings() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         logits = torch.randn(len(every), 4, 300, generator=generator) * 2
-        draws = 1 - torch.rand(len(every), 4, generator=generator)
-        together = Picker(every, 300, CPU)(logits, draws)
+        noise = torch.randn(len(every), 4, 300, generator=generator)
+        together = Picker(every, 300, CPU)(logits, noise)
         for row, sampling in enumerate(every):
-            alone = Picker([sampling], 300, CPU)(logits[row : row + 1], draws[row : row + 1])
+            alone = Picker([sampling], 300, CPU)(logits[row : row + 1], noise[row : row + 1])
             assert torch.equal(together[row], alone[0])

@@ -22,7 +22,10 @@ ONE_SIDED = {
     "session_mlx.py": {"_shapes", "_quantize"},  # torch has state_dict, and no weights of 8 or 4 bits
 }
 # Parameters that only one side wants: in torch an array knows its device, in MLX whoever computes does.
-ONE_SIDED_PARAMETERS = {("session_mlx.py", "Session.__init__"): {"device"}}
+ONE_SIDED_PARAMETERS = {
+    ("session_mlx.py", "Session.__init__"): {"device"},
+    ("sampling_torch.py", "Picker.__init__"): {"device"},
+}
 
 Definition = ast.ClassDef | ast.FunctionDef
 

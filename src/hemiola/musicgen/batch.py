@@ -1,4 +1,4 @@
-"""Jobs, and the batch that decodes several of them side by side: rows, script and draws, all known beforehand."""
+"""Jobs, and the batch that decodes several of them side by side: rows, script and noise, all known beforehand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from hemiola.errors import InputError
 from hemiola.musicgen.delay import DelayPattern
-from hemiola.musicgen.sampling import Sampling, uniforms
+from hemiola.musicgen.sampling import Sampling, gumbels
 
 # In a script, a place where the model writes what it picks.
 FREE = -1
+# Noise is worked out for so many positions at a time: a few megabytes, and little work in between steps.
+NOISE_POSITIONS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +25,12 @@ class Job:
     Attributes:
         text: the prompt; None writes without one.
         frames: how many frames in all, those of `prompt` among them.
-        seed, variation: name the draws; two variations of a seed are independent.
+        seed, variation: name the noise; two variations of a seed are independent.
         guidance: classifier-free guidance scale; 1 is the text's own distribution, at half the work.
         negative: a text to steer away from instead of from no text.
         prompt: codes [K, P] with P < frames to go on from, or None.
         start: frame of the whole music at which this job's first frame stands, so that a continued piece goes on
-            with its draws and never repeats one.
+            with its noise and never repeats any.
     """
 
     text: str | None
@@ -117,11 +119,26 @@ class Batch:
             script[: pattern.shape[1], index] = pattern.T
         return script
 
-    @cached_property
-    def draws(self) -> np.ndarray:
-        """The draw that fills each place, float32 [steps + 1, jobs, K]; none is used twice in a piece."""
-        columns = [
-            uniforms(job.seed, job.variation, range(job.start, job.start + self.steps + 1), self.pattern.codebooks)
-            for job in self.jobs
-        ]
-        return np.stack(columns, axis=1)
+
+class Noise:
+    """The noise by which the tokens of a batch are picked, worked out for a block of positions at a time."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._positions = range(0)
+        self._block = np.zeros((0, 0))
+
+    def __call__(self, position: int) -> np.ndarray:
+        """What decides the tokens at a position, float32 [jobs, K, vocab]; none is used twice in a piece."""
+        if position not in self._positions:
+            first = position - position % NOISE_POSITIONS
+            self._positions = range(first, first + NOISE_POSITIONS)
+            self._block = np.stack([self._of(job) for job in self._batch.jobs], axis=1)
+        return self._block[position - self._positions.start]
+
+    def _of(self, job: Job) -> np.ndarray:
+        pattern = self._batch.pattern
+        if job.sampling.is_greedy:
+            return np.zeros((NOISE_POSITIONS, pattern.codebooks, pattern.special), np.float32)
+        steps = range(job.start + self._positions.start, job.start + self._positions.stop)
+        return gumbels(job.seed, job.variation, steps, pattern.codebooks, pattern.special)

@@ -40,19 +40,26 @@ class Sampling:
         return self.temperature == 0
 
 
-def uniforms(seed: int, variation: int, steps: range, codebooks: int) -> np.ndarray:
-    """Uniform numbers in (0, 1], float32 [len(steps), codebooks], each a multiple of 2^-24.
+def gumbels(seed: int, variation: int, steps: range, codebooks: int, vocab_size: int) -> np.ndarray:
+    """Standard Gumbel noise for every token of every place, float32 [len(steps), codebooks, vocab_size].
 
-    Counter-based (Philox 4x64): the number for a seed, variation, step and codebook is the same whatever else is
+    The token whose logit plus noise is the largest is a draw from the softmax of the logits (Gumbel-max; Maddison,
+    Tarlow and Minka 2014). Two backends whose logits differ in their last digits then differ in a token only where
+    the best two lie that close: an inverse of the cumulative sum has as many such edges as there are tokens.
+
+    Counter-based (Philox 4x64): the noise for a seed, variation, step and codebook is the same whatever else is
     drawn, in any batch and on any backend. Steps count from 0 and rise by 1. Raises InputError for a bad seed.
     """
     for name, value in (("seed", seed), ("variation", variation)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_SEED:
             raise InputError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, not {value!r}")
-    drawn = np.empty((len(steps), codebooks), dtype=np.float32)
+    noise = np.empty((len(steps), codebooks, vocab_size), dtype=np.float32)
+    # One turn of the counter gives four numbers, and each step begins with a turn of its own.
+    turns = -(-vocab_size // 4)
     for codebook in range(codebooks):
-        stream = np.random.Philox(key=np.array([seed, variation], np.uint64), counter=[0, codebook, 0, 0])
-        raw = stream.random_raw(steps.stop)[steps.start :]
-        # 24 bits, the width of a float32's fraction: nothing is rounded, so 0 cannot appear and 1 can.
-        drawn[:, codebook] = ((raw >> np.uint64(40)) + np.uint64(1)) * 2.0**-24
-    return drawn
+        counter = np.array([steps.start * turns, codebook, 0, 0], np.uint64)
+        stream = np.random.Philox(key=np.array([seed, variation], np.uint64), counter=counter)
+        raw = stream.random_raw(len(steps) * turns * 4).reshape(len(steps), -1)[:, :vocab_size]
+        # 32 bits and a half: between 0 and 1, and never one of them.
+        noise[:, codebook] = -np.log(-np.log(((raw >> np.uint64(32)) + 0.5) * 2.0**-32))
+    return noise

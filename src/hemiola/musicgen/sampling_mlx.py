@@ -1,4 +1,4 @@
-"""The pick in MLX: from logits and uniform numbers to tokens, with settings of its own for every request."""
+"""The pick in MLX: from logits and noise to tokens, with settings of its own for every request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hemiola.musicgen.sampling import Sampling
 
 
 class Picker:
-    """Picks tokens by inverting each distribution's cumulative sum; the settings stay with it for all steps."""
+    """Picks the token whose logit plus Gumbel noise is the largest; the settings stay with it for all steps."""
 
-    def __init__(self, settings: Sequence[Sampling], vocab_size: int, device: str) -> None:
+    def __init__(self, settings: Sequence[Sampling], vocab_size: int) -> None:
         def column(values: Sequence[float]) -> Tensor:
             return mx.array(list(values))[:, None, None]
 
@@ -30,31 +30,25 @@ class Picker:
         self.greedy = mx.array([[each.is_greedy] for each in settings])
         self.any_greedy = any(each.is_greedy for each in settings)
         self.all_greedy = all(each.is_greedy for each in settings)
-        # Sums of thousands of terms want float64; no GPU has it here.
-        self.sum_dtype = mx.float64 if device == "cpu" else mx.float32
 
-    def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """Logits float32 [B, K, vocab] and draws [B, K] in (0, 1] -> tokens uint32 [B, K]."""
-        if self.all_greedy:
-            return logits.argmax(-1)
-        weights = self._weights(logits)
-        # A GPU adds in parts, and by rounding a sum may change over a token of weight 0: such sums do not count.
-        sums = mx.where(weights == 0, 0, weights.astype(self.sum_dtype).cumsum(-1))
-        # The first token whose sum reaches the draw; where sums are no numbers, one past the last.
-        total = sums.max(-1, keepdims=True)
-        picked = mx.where(mx.isnan(total[..., 0]), logits.shape[-1], (sums >= draws[..., None] * total).argmax(-1))
-        return mx.where(self.greedy, logits.argmax(-1), picked) if self.any_greedy else picked
+    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Logits and noise float32 [B, K, vocab] -> tokens uint32 [B, K]; vocab where the logits are no numbers."""
+        likeliest = logits.argmax(-1)
+        picked = likeliest if self.all_greedy else (self._kept(logits) + noise).argmax(-1)
+        picked = mx.where(self.greedy, likeliest, picked) if self.any_greedy else picked
+        return mx.where(mx.isnan(logits.max(-1)), logits.shape[-1], picked)
 
-    def _weights(self, logits: Tensor) -> Tensor:
-        """What each token weighs: its probability if it is kept, else 0; they need not sum to 1."""
-        weights = mx.softmax(logits / self.temperature if self.is_warm else logits, axis=-1, precise=True)
+    def _kept(self, logits: Tensor) -> Tensor:
+        """The logits that noise is added to: tempered, and minus infinity where a token is not kept."""
+        scores = logits / self.temperature if self.is_warm else logits
         if self.limits_k:
-            weights = weights * (logits >= self._kth(logits))
+            scores = mx.where(logits < self._kth(logits), -mx.inf, scores)
         if not self.limits_p:
-            return weights
+            return scores
+        weights = mx.softmax(scores, axis=-1, precise=True)
         falling = -mx.sort(-weights, axis=-1)
-        is_needed = falling.cumsum(-1) - falling < self.top_p * falling.sum(-1)[..., None]
-        return weights * (weights >= mx.where(is_needed, falling, mx.inf).min(-1, keepdims=True))
+        is_needed = falling.cumsum(-1) - falling < self.top_p
+        return mx.where(weights < mx.where(is_needed, falling, mx.inf).min(-1, keepdims=True), -mx.inf, scores)
 
     def _kth(self, logits: Tensor) -> Tensor:
         """The k-th largest logit of each row, [B, K, 1]."""

@@ -1,4 +1,4 @@
-"""The pick in PyTorch: from logits and uniform numbers to tokens, with settings of its own for every request."""
+"""The pick in PyTorch: from logits and noise to tokens, with settings of its own for every request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hemiola.musicgen.sampling import Sampling
 
 
 class Picker:
-    """Picks tokens by inverting each distribution's cumulative sum; the settings stay with it for all steps."""
+    """Picks the token whose logit plus Gumbel noise is the largest; the settings stay with it for all steps."""
 
     def __init__(self, settings: Sequence[Sampling], vocab_size: int, device: torch.device) -> None:
         def column(values: Sequence[float]) -> Tensor:
@@ -30,28 +30,27 @@ class Picker:
         self.greedy = torch.tensor([[each.is_greedy] for each in settings], device=device)
         self.any_greedy = any(each.is_greedy for each in settings)
         self.all_greedy = all(each.is_greedy for each in settings)
-        # Sums of thousands of terms want float64; Apple's GPU has none.
-        self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64
 
-    def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """Logits float32 [B, K, vocab] and draws [B, K] in (0, 1] -> tokens int64 [B, K]."""
-        if self.all_greedy:
-            return logits.argmax(-1)
-        sums = self._weights(logits).cumsum(-1, dtype=self.sum_dtype)
-        # The first token whose sum reaches the draw: one of weight 0 adds nothing, so it is never the first.
-        picked = torch.searchsorted(sums, draws[..., None] * sums[..., -1:])[..., 0]
-        return torch.where(self.greedy, logits.argmax(-1), picked) if self.any_greedy else picked
+    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Logits and noise float32 [B, K, vocab] -> tokens int64 [B, K]; vocab where the logits are no numbers."""
+        likeliest = logits.argmax(-1)
+        picked = likeliest if self.all_greedy else (self._kept(logits) + noise).argmax(-1)
+        picked = torch.where(self.greedy, likeliest, picked) if self.any_greedy else picked
+        return torch.where(logits.amax(-1).isnan(), logits.shape[-1], picked)
 
-    def _weights(self, logits: Tensor) -> Tensor:
-        """What each token weighs: its probability if it is kept, else 0; they need not sum to 1."""
-        weights = (logits / self.temperature if self.is_warm else logits).softmax(-1)
+    def _kept(self, logits: Tensor) -> Tensor:
+        """The logits that noise is added to: tempered, and minus infinity where a token is not kept."""
+        scores = logits / self.temperature if self.is_warm else logits
         if self.limits_k:
-            weights = weights * (logits >= self._kth(logits))
+            scores = scores.masked_fill(logits < self._kth(logits), -torch.inf)
         if not self.limits_p:
-            return weights
+            return scores
+        weights = scores.softmax(-1)
         falling = weights.sort(-1, descending=True).values
-        is_needed = falling.cumsum(-1) - falling < self.top_p * falling.sum(-1)[..., None]
-        return weights * (weights >= falling.masked_fill(~is_needed, torch.inf).amin(-1, keepdim=True))
+        is_needed = falling.cumsum(-1) - falling < self.top_p
+        return scores.masked_fill(
+            weights < falling.masked_fill(~is_needed, torch.inf).amin(-1, keepdim=True), -torch.inf
+        )
 
     def _kth(self, logits: Tensor) -> Tensor:
         """The k-th largest logit of each row, [B, K, 1]."""

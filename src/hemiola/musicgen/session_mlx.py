@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from hemiola.backend import Backend, on_device
 from hemiola.errors import BackendError
-from hemiola.musicgen.batch import Batch
+from hemiola.musicgen.batch import Batch, Noise
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_mlx import Decoder
 from hemiola.musicgen.positions import sinusoids
@@ -127,7 +127,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: T
 
 
 class Session:
-    """One batch on its way: caches of keys and values, the text's keys and values, the script and the draws."""
+    """One batch on its way: caches of keys and values, the text's keys and values, the script and the noise."""
 
     def __init__(self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None], device: str) -> None:
         config, like = decoder.config, decoder.embeddings
@@ -136,10 +136,10 @@ class Session:
         self.rows = len(batch.texts)
         self.repeats = mx.array([*range(len(batch.jobs)), *_guided(batch)])
         self.script = mx.array(batch.script.astype(np.int32))
-        self.draws = mx.array(batch.draws)
+        self.noise = Noise(batch)
         self.partners = mx.array(batch.partners.astype(np.int32))
         self.guidance = mx.array([[[float(job.guidance)]] for job in batch.jobs])
-        self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size, device)
+        self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size)
         # A dozen small operations on the same shapes at every step: a GPU runs them as few. On a CPU each would cost
         # seconds of a C++ compiler first. The layers stay as they are: they grow by a key a step, and are all matrices.
         self.pick = mx.compile(self.picker.__call__) if device == "gpu" else self.picker
@@ -176,8 +176,9 @@ class Session:
         for index, layer in enumerate(self.decoder.layers):
             hidden = self._layer(index, layer, hidden, position, length)
         logits = self._logits(hidden[length - 1 :: length])
-        picked, wanted = self.pick(logits, self.draws[position + length]), self.script[position + length]
-        written = mx.where(wanted < 0, picked, wanted)
+        noise = mx.array(self.noise(position + length))
+        wanted = self.script[position + length]
+        written = mx.where(wanted < 0, self.pick(logits, noise), wanted)
         # The device starts on this step while the next one is laid out; nothing waits.
         mx.async_eval(written)
         return written

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hemiola.backend import Backend
-from hemiola.musicgen.batch import Batch
+from hemiola.musicgen.batch import Batch, Noise
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.positions import sinusoids
@@ -114,7 +114,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: T
 
 
 class Session:
-    """One batch on its way: caches of keys and values, the text's keys and values, the script and the draws."""
+    """One batch on its way: caches of keys and values, the text's keys and values, the script and the noise."""
 
     @torch.inference_mode()
     def __init__(self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
@@ -123,7 +123,7 @@ class Session:
         self.rows = len(batch.texts)
         self.repeats = torch.tensor([*range(len(batch.jobs)), *_guided(batch)], device=like.device)
         self.script = torch.tensor(batch.script, device=like.device)
-        self.draws = torch.tensor(batch.draws, device=like.device)
+        self.noise = Noise(batch)
         self.partners = torch.tensor(batch.partners, device=like.device)
         self.guidance = torch.tensor([[[job.guidance]] for job in batch.jobs], device=like.device)
         self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size, like.device)
@@ -160,8 +160,9 @@ class Session:
         for index, layer in enumerate(self.decoder.layers):
             hidden = self._layer(index, layer, hidden, position, length)
         logits = self._logits(hidden[length - 1 :: length])
-        picked, wanted = self.picker(logits, self.draws[position + length]), self.script[position + length]
-        return torch.where(wanted < 0, picked, wanted)
+        noise = torch.as_tensor(self.noise(position + length), device=logits.device)
+        wanted = self.script[position + length]
+        return torch.where(wanted < 0, self.picker(logits, noise), wanted)
 
     def fetch(self, written: list[Tensor]) -> np.ndarray:
         """Bring tokens to the host: int32 [len(written), jobs, K]."""
