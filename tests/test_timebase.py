@@ -177,6 +177,16 @@ def test_the_centre_leaves_as_much_on_either_side(clock: Timebase, spare: int, f
             clock.center(total + 1, frames)
 
 
+@given(clocks, durations)
+def test_the_frame_near_a_second_begins_within_half_a_hop(clock: Timebase, seconds: Fraction) -> None:
+    assert abs(clock.frame_near(seconds) * clock.hop - seconds * clock.sample_rate) <= Fraction(clock.hop, 2)
+
+
+def test_beats_at_111_bpm_fall_on_frames_27_apart() -> None:
+    assert [CODECS["32 kHz"].frame_near(Fraction(60 * beat, 111)) for beat in range(5)] == [0, 27, 54, 81, 108]
+    assert CODECS["32 kHz"].frame_near("0.03") == 2  # exactly between 1 and 2
+
+
 def test_a_centre_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="801 frames are 256320 samples, more than the 256000 there are"):
         CODECS["24 kHz"].center(256_000, 801)

@@ -45,7 +45,7 @@ def test_clips_come_in_name_order_with_their_captions(tmp_path: Path) -> None:
     for name in ("b.wav", "a.WAV", "deep/c.flac", "d.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / name, np.zeros(50, np.float32), RATE, format=name[-4:].strip(".").upper())
-    rows = [{"file": "a.WAV", "caption": "one"}, {"file": "deep/c.flac", "caption": "three", "seed": 1}]
+    rows = [{"file": "a.WAV", "caption": "one"}, {"file": "deep/c.flac", "caption": "three", "starts": [0, 1.5]}]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n", "utf-8")
     (tmp_path / "b.txt").write_text(" two, façade\n", "utf-8")
     (tmp_path / "notes.md").write_text("no audio", "utf-8")
@@ -55,6 +55,7 @@ def test_clips_come_in_name_order_with_their_captions(tmp_path: Path) -> None:
         ("d.wav", ""),
         ("c.flac", "three"),
     ]
+    assert [clip.starts for clip in clips(tmp_path)] == [(), (), (), (0.0, 1.5)]
 
 
 def test_a_broken_file_is_passed_over_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -65,7 +66,9 @@ def test_a_broken_file_is_passed_over_by_name(tmp_path: Path, caplog: pytest.Log
     assert "bad.wav" in caplog.text
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", "3", '{"file": "a.wav"}'])
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", "3", '{"file": "a.wav"}', '{"file": "a.wav", "caption": "", "starts": 3}']
+)
 def test_a_broken_caption_is_named_by_its_line(tmp_path: Path, line: str) -> None:
     write(tmp_path / "a.wav", 500)
     (tmp_path / "captions.jsonl").write_text('{"file": "a.wav", "caption": "x"}\n\n' + line, "utf-8")

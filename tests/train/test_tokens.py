@@ -18,7 +18,7 @@ from hemiola.train import tokens
 from hemiola.train.captions import learn_tokenizer
 from hemiola.train.codec import initialise
 from hemiola.train.data import clips
-from hemiola.train.tokens import CaptionedTokens, TextNoise, TokenCache, fingerprint
+from hemiola.train.tokens import CaptionedTokens, Noise, TokenCache, fingerprint
 
 RATE = 2000
 PATTERN = DelayPattern((0, 1), special=16)
@@ -163,8 +163,15 @@ def test_a_long_clip_gives_any_of_its_parts(tokenizer: Tokenizer) -> None:
     assert starts.count(0) > 100
 
 
+def test_where_starts_are_known_a_part_begins_at_one_of_them(tokenizer: Tokenizer) -> None:
+    drawn = items(tokenizer, (12,), frames=6, starts=[(0, 3, 5, 7)], seed=0)
+    begun = [int(drawn[item]["tokens"][0, 1]) for item in range(100)]
+    assert set(begun) == {0, 3, 5}  # from 7 on, less than a part is left
+    assert begun.count(0) > 50
+
+
 def test_items_are_pure_in_seed_and_number(tokenizer: Tokenizer) -> None:
-    noise = TextNoise(0.2, 0.3, 0.1)
+    noise = Noise(0.2, 0.3, 0.1, 0.5)
     first, again, other = (items(tokenizer, (9,) * 5, noise=noise, seed=seed) for seed in (1, 1, 2))
     for item in (7, 0, 1_000_000):
         assert all(np.array_equal(first[item][key], again[item][key]) for key in first[item])
@@ -188,14 +195,14 @@ def test_a_caption_goes_with_its_own_codes(tokenizer: Tokenizer) -> None:
 
 
 def test_captions_are_dropped_as_often_as_was_asked(tokenizer: Tokenizer) -> None:
-    drawn = items(tokenizer, seed=0, noise=TextNoise(dropped=0.25))
+    drawn = items(tokenizer, seed=0, noise=Noise(text_dropped=0.25))
     lengths = [len(drawn[item]["text"]) for item in range(600)]
     assert lengths.count(0) / 600 == pytest.approx(0.25, abs=0.05)
-    assert all(len(items(tokenizer, seed=0, noise=TextNoise(dropped=1.0))[item]["text"]) == 0 for item in range(5))
+    assert all(len(items(tokenizer, seed=0, noise=Noise(text_dropped=1.0))[item]["text"]) == 0 for item in range(5))
 
 
 def test_words_become_unknown_but_never_the_end(tokenizer: Tokenizer) -> None:
-    drawn = items(tokenizer, seed=0, noise=TextNoise(unknown=0.3))
+    drawn = items(tokenizer, seed=0, noise=Noise(words_unknown=0.3))
     texts = [drawn[item]["text"] for item in range(400)]
     assert all(text[-1] == 1 for text in texts)
     words = np.array([*chain(*(text[:-1] for text in texts))])
@@ -203,12 +210,24 @@ def test_words_become_unknown_but_never_the_end(tokenizer: Tokenizer) -> None:
 
 
 def test_numbers_are_moved_by_a_share_at_most(tokenizer: Tokenizer) -> None:
-    drawn = items(tokenizer, (6,), seed=0, noise=TextNoise(number=0.1))
+    drawn = items(tokenizer, (6,), seed=0, noise=Noise(numbers_moved=0.1))
     known = {tokenizer.encode(str(number))[0]: number for number in range(60, 150)}
     moved = [known[int(drawn[item]["text"][2])] for item in range(300)]  # slow piano 80 bpm </s>
     assert min(moved) == 72
     assert max(moved) == 88
     assert np.mean(moved) == pytest.approx(80, abs=1)
+
+
+def test_a_run_of_the_history_is_hidden_as_often_as_was_asked(tokenizer: Tokenizer) -> None:
+    drawn = items(tokenizer, (9,), seed=0, noise=Noise(history_hidden=0.4))
+    hidden = [drawn[item]["hidden"] for item in range(500)]
+    touched = [each for each in hidden if each.any()]
+    assert len(touched) / 500 == pytest.approx(0.4, abs=0.07)
+    for each in touched:
+        assert np.abs(np.diff(each.astype(int), prepend=0, append=0)).sum() == 2  # one run
+    # Half of the runs begin with the piece; the others sometimes do too.
+    assert np.mean([each[0] for each in touched]) == pytest.approx(0.55, abs=0.1)
+    assert not any(items(tokenizer, (9,), seed=0)[item]["hidden"].any() for item in range(50))
 
 
 def test_collating_pads_and_says_where(tokenizer: Tokenizer) -> None:
@@ -220,5 +239,6 @@ def test_collating_pads_and_says_where(tokenizer: Tokenizer) -> None:
         assert batch["text"][row][batch["text_mask"][row].bool()].tolist() == item["text"].tolist()
         assert np.array_equal(batch["tokens"][row], item["tokens"])
         assert np.array_equal(batch["inside"][row], item["inside"])
+        assert np.array_equal(batch["hidden"][row], item["hidden"])
     # A batch without any text still has a column, for attention to have something to look at.
     assert CaptionedTokens.collate([dropped])["text"].shape == (1, 1)

@@ -13,11 +13,11 @@ import transformers
 from torch import Tensor
 
 from hemiola.musicgen.config import DecoderConfig, T5Config
-from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.decoder_torch import Decoder, attend
 from hemiola.musicgen.model import MusicgenModel
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.train import runs
-from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining
+from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining, initialise
 
 CODES, WORDS = 8, 12
 SPECIAL = CODES
@@ -43,7 +43,8 @@ def batch(frames: tuple[int, ...] = (5, 3), texts: tuple[int, ...] = (4, 2)) -> 
     tokens[inside] = torch.randint(CODES, (int(inside.sum()),), generator=generator)
     mask = (torch.arange(max(texts))[None] < torch.tensor(texts)[:, None]).long()
     text = torch.randint(3, WORDS, mask.shape, generator=generator) * mask
-    return {"tokens": tokens, "inside": inside, "text": text, "text_mask": mask}
+    hidden = torch.zeros(len(frames), 7, dtype=torch.bool)
+    return {"tokens": tokens, "inside": inside, "hidden": hidden, "text": text, "text_mask": mask}
 
 
 def test_the_loss_is_the_mean_over_places_that_hold_a_frame() -> None:
@@ -81,6 +82,53 @@ def test_a_row_without_text_is_the_null_condition() -> None:
     assert loss.isfinite()
     given["text"][1] = 9
     torch.testing.assert_close(module.loss(given)[0], loss)
+
+
+def test_what_is_hidden_is_not_seen_but_still_asked_for() -> None:
+    module, given = training(), batch()
+    seen, _ = module.loss(given)
+    given["hidden"][:, :4] = True
+    hidden, _ = module.loss(given)
+    assert hidden.item() != pytest.approx(seen.item(), rel=1e-6)
+    # Position 0 is special in any case: a run that hides all it can leaves text and place alone to go by.
+    given["hidden"][:] = True
+    states = module.text_encoder(given["text"], given["text_mask"])
+    logits = module.decoder(torch.full((2, 2, 6), SPECIAL), states, given["text_mask"])
+    targets = torch.where(given["inside"], given["tokens"], -100)[..., 1:]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten())
+    torch.testing.assert_close(module.loss(given)[0], expected)
+
+
+def test_a_new_decoder_hears_tokens_and_text_from_the_first_step() -> None:
+    config = DecoderConfig(vocab_size=64, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, ffn_dim=512)
+    torch.manual_seed(0)
+    decoder, mask = Decoder(config, 32), torch.ones(2, 6)
+    initialise(decoder)
+    tokens, text = torch.randint(64, (2, 4, 50)), torch.randn(2, 6, 32)
+    stack = decoder.model["decoder"]
+    together = sum(table(tokens[:, k]) for k, table in enumerate(stack.embed_tokens))
+    assert together.square().mean().sqrt().item() == pytest.approx(0.5**0.5, rel=0.1)
+    states = stack(tokens, decoder.project(text, mask), torch.ones(2, 1, 1, 6, dtype=torch.bool))
+    other = stack(tokens, decoder.project(torch.randn(2, 6, 32), mask), torch.ones(2, 1, 1, 6, dtype=torch.bool))
+    assert (states - other).square().mean().sqrt().item() > 0.05
+    # Every token is about as likely at first.
+    assert decoder(tokens, text, mask).softmax(-1).max().item() < 0.1
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_learns_as_the_fused_kernel_does(causal: bool) -> None:
+    given = [torch.randn(2, 3, length, 4, dtype=torch.float64) for length in ((6, 6, 6) if causal else (6, 5, 5))]
+    allowed = None if causal else torch.rand(2, 1, 1, 5) > 0.4
+    if allowed is not None:
+        allowed[..., 0] = True
+    ours, theirs = ([each.clone().requires_grad_() for each in given] for _ in range(2))
+    out = attend(ours[0], ours[1], ours[2], allowed)
+    expected = torch.nn.functional.scaled_dot_product_attention(*theirs, attn_mask=allowed, is_causal=causal)
+    torch.testing.assert_close(out, expected)
+    for result in (out, expected):
+        result.square().sum().backward()
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_every_parameter_learns_and_no_table_decays() -> None:

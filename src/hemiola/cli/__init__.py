@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import shutil
 import sys
@@ -48,6 +49,8 @@ def everywhere(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 when it was done, else one line on stderr and the code of what went wrong."""
+    # Torch's import makes a million objects that stay: looking through them for garbage all the while takes a tenth of it.
+    gc.set_threshold(200_000)
     words = list(sys.argv[1:] if arguments is None else arguments)
     # The hint "run again with --debug" is followed by adding it at the end, where it would belong to the command.
     options_end = words.index("--") if "--" in words else len(words)

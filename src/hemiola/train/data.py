@@ -1,6 +1,7 @@
 """Training data: folders of audio clips with captions, and the order in which a run sees them.
 
-A clip folder holds audio files and, beside them, `captions.jsonl` ({"file", "caption", ...} a line) or a `.txt` a clip.
+A clip folder holds audio files and, beside them, `captions.jsonl` ({"file", "caption"} a line, and "starts" where it is
+known at which seconds a part may begin, as on a beat) or a `.txt` a clip.
 What step k of a run sees is a pure function of (seed, k), so a resumed run goes on exactly, on any number of ranks.
 """
 
@@ -29,12 +30,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clip:
-    """One audio file of a clip folder with its caption (empty where there is none)."""
+    """One audio file of a clip folder with its caption and the seconds at which a part may begin, as far as told."""
 
     path: Path
     caption: str
     samples: int
     sample_rate: int
+    starts: tuple[float, ...] = ()
 
 
 def clips(folder: Path) -> list[Clip]:
@@ -53,14 +55,14 @@ def clips(folder: Path) -> list[Clip]:
         except (soundfile.LibsndfileError, OSError):
             log.warning("passed over %s: it cannot be read as audio", path)
             continue
-        text = captions.get(path.relative_to(folder).as_posix()) or _text_beside(path)
-        found.append(Clip(path, text, info.frames, info.samplerate))
+        text, starts = captions.get(path.relative_to(folder).as_posix(), ("", ()))
+        found.append(Clip(path, text or _text_beside(path), info.frames, info.samplerate, starts))
     if not found:
         raise InputError(f"no audio that can be read in {folder}: expected {', '.join(AUDIO_SUFFIXES)}")
     return found
 
 
-def _captions(folder: Path) -> dict[str, str]:
+def _captions(folder: Path) -> dict[str, tuple[str, tuple[float, ...]]]:
     listing = folder / "captions.jsonl"
     if not listing.exists():
         return {}
@@ -69,8 +71,8 @@ def _captions(folder: Path) -> dict[str, str]:
         if line.strip():
             try:
                 row = json.loads(line)
-                captions[str(row["file"])] = str(row["caption"])
-            except (ValueError, TypeError, KeyError):
+                captions[str(row["file"])] = str(row["caption"]), tuple(map(float, row.get("starts", ())))
+            except (ValueError, TypeError, KeyError, AttributeError):
                 raise InputError(f'{listing}, line {number}: expected {{"file": ..., "caption": ...}}') from None
     return captions
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.train import ranks
-from hemiola.train.tokens import TextNoise
+from hemiola.train.tokens import Noise
+
+NUMBERS_ALIKE = 0.08  # how far apart, as a share, numbers are that begin with a correlation of 0.6
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,16 @@ class MusicgenRecipe:
     text_dropped: float = 0.1
     words_unknown: float = 0.02
     numbers_moved: float = 0.0
+    history_hidden: float = 0.0
 
     @property
-    def noise(self) -> TextNoise:
-        """What is done to the captions."""
-        return TextNoise(self.text_dropped, self.words_unknown, self.numbers_moved)
+    def noise(self) -> Noise:
+        """What is done to the items."""
+        return Noise(self.text_dropped, self.words_unknown, self.numbers_moved, self.history_hidden)
 
 
 class MusicgenTraining(L.LightningModule):
-    """Batches are what `tokens.CaptionedTokens` collates: tokens, inside, text and text_mask."""
+    """Batches are what `tokens.CaptionedTokens` collates: tokens, inside, hidden, text and text_mask."""
 
     def __init__(self, text_encoder: T5Encoder, decoder: Decoder, recipe: MusicgenRecipe, steps: int) -> None:
         super().__init__()
@@ -84,7 +88,8 @@ class MusicgenTraining(L.LightningModule):
         """
         tokens, inside = batch["tokens"], batch["inside"][..., 1:]
         states = self.text_encoder(batch["text"], batch["text_mask"])
-        logits = self.decoder(tokens[..., :-1], states, batch["text_mask"]).float()
+        seen = torch.where(batch["hidden"][:, None], self.decoder.config.vocab_size, tokens)
+        logits = self.decoder(seen[..., :-1], states, batch["text_mask"]).float()
         targets = torch.where(inside, tokens[..., 1:], -100)
         losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none")
         losses = losses.view_as(targets)
@@ -97,3 +102,39 @@ class MusicgenTraining(L.LightningModule):
         done = min(1.0, step / max(1, self.steps))
         cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
         return warm * (recipe.final_share + (1 - recipe.final_share) * cosine)
+
+
+def initialise_text(text_encoder: T5Encoder, numbers: Mapping[int, int]) -> None:
+    """Let number words (number -> id) start as neighbours: what one tempo teaches, those near it know.
+
+    Their rows become random waves over the number's logarithm (Rahimi and Recht, 2007): still of unit variance, alike
+    within some 5 %, and unrelated beyond 20 %.
+    """
+    if not numbers:
+        return
+    logs = torch.tensor(list(numbers), dtype=torch.float32).log()
+    width = text_encoder.config.d_model
+    waves = torch.outer(logs, torch.randn(width) / NUMBERS_ALIKE) + 2 * torch.pi * torch.rand(width)
+    with torch.no_grad():
+        text_encoder.shared.weight[list(numbers.values())] = 2**0.5 * waves.cos()
+
+
+def initialise(decoder: Decoder) -> None:
+    """Draw weights for a decoder of any width, to be trained from the beginning.
+
+    The published 0.02 suits layers of 1,024 and more. At 256 it leaves tokens far below the positions they are added
+    to, and text a hundredth of what it is added to: hundreds of steps pass before either is heard.
+    """
+    config = decoder.config
+    for name, weight in decoder.named_parameters():
+        if weight.ndim < 2:
+            continue
+        if "embed_tokens" in name:  # together as loud as a position's sines
+            std = (2 * config.num_codebooks) ** -0.5
+        elif "lm_heads" in name:  # at first, every token is as likely
+            std = config.initializer_factor
+        elif "out_proj" in name or "fc2" in name:  # three of them a layer add up
+            std = (3 * config.num_hidden_layers * weight.shape[1]) ** -0.5
+        else:
+            std = weight.shape[1] ** -0.5
+        nn.init.normal_(weight, std=std)

@@ -21,12 +21,13 @@ from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
+from hemiola.train import codec as codecs
 from hemiola.train import config as configs
-from hemiola.train.captions import learn_tokenizer
-from hemiola.train.codec import CodecRecipe, CodecTraining, initialise
+from hemiola.train.captions import learn_tokenizer, number_words
+from hemiola.train.codec import CodecRecipe, CodecTraining
 from hemiola.train.data import Clip, Segments, StepData, clips
 from hemiola.train.fit import Run, check_folder, fit
-from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining
+from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining, initialise, initialise_text
 from hemiola.train.synthetic import Synthetic, fill
 from hemiola.train.tokens import CaptionedTokens, TokenCache
 
@@ -91,7 +92,7 @@ def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
         codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
     else:
         codec = Encodec(configs.build(EncodecConfig, model_values, "model"))
-        initialise(codec)
+        codecs.initialise(codec)
     clock = Timebase(codec.config.sampling_rate, 1)
     segments = [
         Segments(part, clock, str(data.segment_seconds), codec.config.channels, run.seed + number)
@@ -134,15 +135,21 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
         text_encoder = T5Encoder(text.encoder_config(tokenizer.vocab_size))
         values = {"vocab_size": codec.config.codebook_size, **model_values}
         decoder = Decoder(configs.build(DecoderConfig, values, "model"), text.d_model)
+        initialise_text(text_encoder, number_words(tokenizer))
+        initialise(decoder)
     train, valid = (
         TokenCache(Path(data.folder) / "tokens", codec, part).build(progress and (lambda *at: progress("tokens", *at)))
         for part in parts
     )
-    frames = codec.config.timebase.frames(codec.config.timebase.samples(str(data.segment_seconds)))
+    clock = codec.config.timebase
+    frames = clock.frames(clock.samples(str(data.segment_seconds)))
     captions = [[clip.caption for clip in part] for part in parts]
+    starts = [[clock.frame_near(second) for second in clip.starts] for clip in parts[0]]
     pattern = decoder.config.pattern
     sets = (
-        CaptionedTokens(train, captions[0], tokenizer, pattern, frames=frames, noise=recipe.noise, seed=run.seed),
+        CaptionedTokens(
+            train, captions[0], tokenizer, pattern, frames=frames, starts=starts, noise=recipe.noise, seed=run.seed
+        ),
         CaptionedTokens(valid, captions[1], tokenizer, pattern, frames=frames),
     )
     module = MusicgenTraining(text_encoder, decoder, recipe, run.steps)

@@ -44,7 +44,7 @@ def fill(
 ) -> tuple[Path, Path]:
     """Compose what is not there yet into `folder`/train and `folder`/valid; returns both.
 
-    Files are FLAC with 16 bits, named by index; `captions.jsonl` holds caption, seed and truth a line.
+    Files are FLAC with 16 bits, named by index; `captions.jsonl` holds caption, beats, seed and truth a line.
     """
     jobs = [
         (Path(folder) / split, split, index, wanted)
@@ -79,5 +79,6 @@ def _piece(job: tuple[Path, str, int, Synthetic]) -> tuple[Path, str]:
         soundfile.write(partial, audio.T, wanted.sample_rate, subtype="PCM_16", format="FLAC")
         partial.replace(path)
     caption = describe(score, stream(seed, "caption"))
-    row = {"file": path.name, "caption": caption, "seed": seed, "truth": dataclasses.asdict(truth_of(score))}
-    return folder, json.dumps(row, default=float)
+    truth = truth_of(score)
+    row = {"file": path.name, "caption": caption, "starts": truth.beat_seconds, "seed": seed}
+    return folder, json.dumps({**row, "truth": dataclasses.asdict(truth)}, default=float)

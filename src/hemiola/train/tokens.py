@@ -19,6 +19,7 @@ from hemiola.codec.encodec_torch import Encodec
 from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
+from hemiola.train.captions import UNKNOWN_ID
 from hemiola.train.data import Clip, Segments
 
 SHARD_CLIPS = 256
@@ -88,29 +89,31 @@ def fingerprint(codec: Encodec) -> str:
     return digest.hexdigest()[:16]
 
 
-# Half of the items begin where their clip does, the others anywhere in it.
+# Half of the items begin where their clip does, the others at one of its starts, or anywhere where none is known.
 FROM_START_SHARE = 0.5
+STACKED = ("tokens", "inside", "hidden")
 
 
 @dataclass(frozen=True)
-class TextNoise:
-    """What is done to captions in training.
+class Noise:
+    """What is done to items in training; shares of items, of words, of a number's size, and of items.
 
-    `dropped` is how often one is left out whole (guidance needs that), `unknown` how often a word becomes the unknown
-    one, `number` how far numbers are moved at most, as a share: neighbouring tempi then share what they teach.
+    Captions left out whole (guidance needs that); words that become the unknown one; how far numbers are moved at most,
+    so that neighbouring tempi share what they teach; and items of which a run of tokens is hidden from the model, often
+    from the start: what the music before would tell, the text then has to.
     """
 
-    dropped: float = 0.0
-    unknown: float = 0.0
-    number: float = 0.0
-    unknown_token: int = 2
+    text_dropped: float = 0.0
+    words_unknown: float = 0.0
+    numbers_moved: float = 0.0
+    history_hidden: float = 0.0
 
 
 class CaptionedTokens(Dataset):
     """Items for a language model: a delay pattern of tokens and the caption's text tokens.
 
     With a seed, item i is drawn by (seed, i) alone and each pass over the clips is a fresh shuffle; without, item i is
-    clip i. `frames` is the longest part of a clip that is taken.
+    clip i. `frames` is the longest part of a clip that is taken, `starts` a clip's frames at which one may begin.
     """
 
     def __init__(
@@ -121,44 +124,58 @@ class CaptionedTokens(Dataset):
         pattern: DelayPattern,
         *,
         frames: int,
-        noise: TextNoise | None = None,
+        starts: Sequence[Sequence[int]] = (),
+        noise: Noise | None = None,
         seed: int | None = None,
     ) -> None:
         self.codes, self.pattern, self.frames = list(codes), pattern, frames
         self.captions, self.tokenizer = list(captions), tokenizer
-        self.noise, self.seed = noise or TextNoise(), seed
+        self.starts = list(starts) or [()] * len(self.codes)
+        self.noise, self.seed = noise or Noise(), seed
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, item: int) -> dict[str, np.ndarray]:
-        """Pattern [K, steps + 1], where it holds a frame (bool), and text tokens (none: trained without text)."""
+        """Pattern [K, steps + 1], where it holds a frame and what of it is hidden (bool), text tokens (or none)."""
         rng = np.random.default_rng((self.seed or 0, item))
         chosen = item if self.seed is None else self._shuffled(item)
-        tokens, inside = self._pattern(self.codes[chosen].astype(np.int64), rng)
-        return {"tokens": tokens, "inside": inside, "text": self._text(chosen, rng)}
+        tokens, inside = self._pattern(chosen, rng)
+        text = self._text(chosen, rng)
+        return {"tokens": tokens, "inside": inside, "hidden": self._hidden(tokens.shape[1], rng), "text": text}
 
     def _shuffled(self, item: int) -> int:
         turn, place = divmod(item, len(self.codes))
         return int(np.random.default_rng((self.seed or 0, turn, 1)).permutation(len(self.codes))[place])
 
-    def _pattern(self, codes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _pattern(self, chosen: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        codes = self.codes[chosen].astype(np.int64)
         spare = codes.shape[1] - self.frames
-        start = int(rng.integers(spare + 1)) if spare > 0 and rng.random() >= FROM_START_SHARE else 0
+        start = 0
+        if spare > 0 and rng.random() >= FROM_START_SHARE:
+            known = [each for each in self.starts[chosen] if each <= spare]
+            start = int(rng.choice(known) if known else rng.integers(spare + 1))
         codes = codes[:, start : start + self.frames]
         padded = np.pad(codes, ((0, 0), (0, self.frames - codes.shape[1])))
         inside = self.pattern.mask(self.frames) & (self.pattern.frame_index(self.frames) < codes.shape[1])
         return np.where(inside, self.pattern.build(padded), self.pattern.special), inside
 
+    def _hidden(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        hidden = np.zeros(length, dtype=bool)
+        if rng.random() < self.noise.history_hidden:
+            start = int(rng.integers(length)) if rng.random() < 0.5 else 0
+            hidden[start : int(rng.integers(start, length)) + 1] = True
+        return hidden
+
     def _text(self, chosen: int, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() < self.noise.dropped:
+        if rng.random() < self.noise.text_dropped:
             return np.zeros(0, dtype=np.int64)
 
         def moved(number: re.Match[str]) -> str:
-            return str(round(int(number[0]) * (1 + self.noise.number * rng.uniform(-1, 1))))
+            return str(round(int(number[0]) * (1 + self.noise.numbers_moved * rng.uniform(-1, 1))))
 
         text = np.array(self.tokenizer.encode(NUMBER.sub(moved, self.captions[chosen])), dtype=np.int64)
-        text[:-1][rng.random(len(text) - 1) < self.noise.unknown] = self.noise.unknown_token
+        text[:-1][rng.random(len(text) - 1) < self.noise.words_unknown] = UNKNOWN_ID
         return text
 
     @staticmethod
@@ -170,6 +187,5 @@ class CaptionedTokens(Dataset):
         for row, item in enumerate(items):
             text[row, : len(item["text"])] = torch.from_numpy(item["text"])
             mask[row, : len(item["text"])] = 1
-        tokens = torch.from_numpy(np.stack([item["tokens"] for item in items]))
-        inside = torch.from_numpy(np.stack([item["inside"] for item in items]))
-        return {"tokens": tokens, "inside": inside, "text": text, "text_mask": mask}
+        stacked = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in STACKED}
+        return {**stacked, "text": text, "text_mask": mask}
