@@ -49,7 +49,7 @@ def everywhere(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 when it was done, else one line on stderr and the code of what went wrong."""
-    # Torch's import makes a million objects that stay: looking through them for garbage all the while takes a tenth of it.
+    # Importing torch makes a million objects that stay: looking for garbage all the while takes a tenth of it.
     gc.set_threshold(200_000)
     words = list(sys.argv[1:] if arguments is None else arguments)
     # The hint "run again with --debug" is followed by adding it at the end, where it would belong to the command.
