@@ -61,4 +61,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with failures.told(debug):
         code = app(words, prog_name="hemiola", standalone_mode=False)
         sys.stdout.flush()
+        gc.freeze()  # the process ends: nobody needs to look through what it leaves
         failures.leave(code or 0)

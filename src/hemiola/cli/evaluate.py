@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -210,8 +208,7 @@ def _number(value: float | None) -> str:
 
 def _facts(checkpoint: Checkpoint, choice: Backend, trials: _Trials, pieces: int) -> dict[str, Any]:
     """What was measured, and with what."""
-    from hemiola import __version__
-    from hemiola.cli import checkpoints
+    from hemiola.cli import checkpoints, records
     from hemiola.weights import keys
 
     model, revision = checkpoints.identity(checkpoint)
@@ -230,10 +227,5 @@ def _facts(checkpoint: Checkpoint, choice: Backend, trials: _Trials, pieces: int
         "seconds": trials.seconds,
         "seed": trials.seed,
         "settings": trials.settings,
-        "versions": {
-            "hemiola": __version__,
-            choice.name: importlib.metadata.version(choice.name),
-            "numpy": importlib.metadata.version("numpy"),
-            "python": platform.python_version(),
-        },
+        "versions": records.versions(choice.name),
     }

@@ -92,7 +92,7 @@ def record(result: Result, audio: Path, checkpoint: Checkpoint, choice: Backend)
         "sample_rate": result.audio.sample_rate,
         "channels": result.audio.channels,
         "codes_sha256": codes_sha256(result.codes),
-        "versions": _versions(choice.name),
+        "versions": versions(choice.name),
     }
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
@@ -102,7 +102,8 @@ def codes_sha256(codes: np.ndarray) -> str:
     return hashlib.sha256(repr(codes.shape).encode() + codes.astype("<i4").tobytes()).hexdigest()
 
 
-def _versions(backend: str) -> dict[str, str]:
+def versions(backend: str) -> dict[str, str]:
+    """What made it: the versions of this package, its backend, numpy and Python."""
     return {
         "hemiola": __version__,
         backend: importlib.metadata.version(backend),
