@@ -62,12 +62,13 @@ def test_mlx_without_a_library_to_compute_with_names_the_extra(monkeypatch: pyte
     ("settings", "message"),
     [
         ({"name": "jax"}, "unknown backend 'jax': one of auto, torch, mlx"),
-        ({"dtype": "float64"}, "unknown dtype 'float64': one of float32, bfloat16, float16"),
+        ({"dtype": "float64"}, "unknown dtype 'float64': one of float32, bfloat16, float16, int8, auto"),
         ({"name": "mlx", "device": "cuda"}, "unknown device 'cuda' for mlx: one of auto, cpu, gpu"),
         ({"name": "torch", "device": "gpu"}, "unknown device 'gpu' for torch: one of auto, cpu, cuda, mps"),
         ({"name": "torch", "device": "cpu", "dtype": "float16"}, "float16 is very slow on a CPU"),
-        ({"name": "mlx", "quantize": 5}, "quantised to 5 bits: 8 or 4"),
-        ({"name": "torch", "device": "cpu", "quantize": 8}, "only mlx quantises"),
+        ({"name": "mlx", "quantize": 5}, "mlx cannot quantise to 5 bits: ask for 8 or 4, or for none"),
+        ({"name": "torch", "device": "cpu", "quantize": 4}, "torch cannot quantise to 4 bits: ask for 8, or for none"),
+        ({"name": "torch", "device": "cpu", "dtype": "bfloat16", "quantize": 8}, "not quantise bfloat16 on cpu"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict, message: str) -> None:
@@ -79,6 +80,13 @@ def test_what_cannot_be_is_refused(settings: dict, message: str) -> None:
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_mlx_takes_every_dtype_and_bits(dtype: str, bits: int | None) -> None:
     assert choose("mlx", "cpu", dtype, bits) == Backend("mlx", "cpu", dtype, bits)
+
+
+@pytest.mark.parametrize("name", ["torch", "mlx"])
+def test_int8_is_float32_with_matrices_of_8_bits(name: str) -> None:
+    pytest.importorskip("mlx.core" if name == "mlx" else name)
+    expected = Backend(name, "cpu", "float32", 8)
+    assert choose(name, "cpu", "int8") == choose(name, "cpu", "float32", 8) == choose(name, "cpu", "auto") == expected
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hemiola.errors import BackendError
 
 BACKENDS = ("torch", "mlx")
 DTYPES = ("float32", "bfloat16", "float16")
-BITS = (8, 4)
+BITS = {"torch": (8,), "mlx": (8, 4)}
 DEVICES = {"torch": ("cpu", "cuda", "mps"), "mlx": ("cpu", "gpu")}
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -31,17 +31,20 @@ class Backend:
 
 
 def choose(name: str = "auto", device: str = "auto", dtype: str = "float32", quantize: int | None = None) -> Backend:
-    """Settle `auto` into names that work here, or raise BackendError with what to install or to ask for instead."""
+    """Settle `auto` into names that work here, or raise BackendError with what to install or to ask for instead.
+
+    The dtype int8 is float32 with the decoder's matrices quantised to 8 bits; auto is what is fast without being heard.
+    """
     name = _framework(name)
-    if dtype not in DTYPES:
-        raise BackendError(f"unknown dtype '{dtype}': one of {', '.join(DTYPES)}")
-    if quantize not in (None, *BITS):
-        raise BackendError(
-            f"weights cannot be quantised to {quantize} bits: {' or '.join(map(str, BITS))}, or not at all"
-        )
-    if quantize is not None and name != "mlx":
-        raise BackendError("only mlx quantises: use --backend mlx, or leave out --quantize")
+    if dtype not in (*DTYPES, "int8", "auto"):
+        raise BackendError(f"unknown dtype '{dtype}': one of {', '.join(DTYPES)}, int8, auto")
     device = _device(name, device)
+    if dtype == "auto":
+        dtype = "bfloat16" if device not in ("cpu", "mps") else "int8" if quantize is None else "float32"
+    if dtype == "int8":
+        dtype, quantize = "float32", 8 if quantize is None else quantize
+    if quantize is not None:
+        _require_bits(name, device, dtype, quantize)
     if (name, device, dtype) == ("torch", "cpu", "float16"):
         raise BackendError("float16 is very slow on a CPU: use --dtype float32 or bfloat16")
     return Backend(name, device, dtype, quantize)
@@ -79,6 +82,16 @@ def _framework(name: str) -> str:
     if not installed(name):
         raise BackendError(f"the {name} backend is not installed: pip install 'hemiola[{name}]'")
     return name
+
+
+def _require_bits(name: str, device: str, dtype: str, bits: int) -> None:
+    if name == "torch" and (device, dtype) != ("cpu", "float32"):
+        raise BackendError(
+            f"torch does not quantise {dtype} on {device}: leave out --quantize, or --dtype and --device"
+        )
+    if bits not in BITS[name]:
+        known = " or ".join(map(str, BITS[name]))
+        raise BackendError(f"{name} cannot quantise to {bits} bits: ask for {known}, or for none")
 
 
 def _device(backend: str, device: str) -> str:

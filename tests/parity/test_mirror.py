@@ -20,12 +20,13 @@ CALL = {"forward": "__call__"}
 ONE_SIDED = {
     "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch
-    "session_mlx.py": {"_shapes", "_quantize"},  # torch has state_dict, and no weights of 8 or 4 bits
+    "session_mlx.py": {"_shapes"},  # torch has state_dict
 }
 # Parameters that only one side wants: in torch an array knows its device, in MLX whoever computes does.
 ONE_SIDED_PARAMETERS = {
     ("session_mlx.py", "Session.__init__"): {"device"},
     ("sampling_torch.py", "Picker.__init__"): {"device"},
+    ("session_mlx.py", "_quantize"): {"bits"},  # torch has kernels for 8 alone
 }
 
 Definition = ast.ClassDef | ast.FunctionDef

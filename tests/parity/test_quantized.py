@@ -74,22 +74,24 @@ def test_a_width_that_has_no_whole_groups_is_refused() -> None:
         engines(40)
 
 
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+@pytest.mark.parametrize("wanted", [["--quantize", "8"], ["--dtype", "int8"]])
 def test_the_command_line_quantises_and_its_record_says_so(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, wanted: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["generate", "bright bell", "--seconds", "0.3", "--seed", "1", "--model", str(tiny), "-o", "a.wav"]
-    for arguments in ([*words, "--backend", "mlx", "--quantize", "8"], ["generate", "--from", "a.json", "-o", "b.wav"]):
+    for arguments in ([*words, "--backend", backend, *wanted], ["generate", "--from", "a.json", "-o", "b.wav"]):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert not ended.value.code
     record = json.loads(Path("b.json").read_text())
-    assert (record["backend"], record["quantize"]) == ("mlx", 8)
+    assert (record["backend"], record["dtype"], record["quantize"]) == (backend, "float32", 8)
     assert np.array_equal(soundfile.read("a.wav")[0], soundfile.read("b.wav")[0])
 
 
-def test_torch_does_not_quantise(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torch_does_not_quantise_to_4_bits(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["generate", "bells", "--model", str(tiny), "--backend", "torch", "--quantize", "8"])
+        main(["generate", "bells", "--model", str(tiny), "--backend", "torch", "--quantize", "4"])
     assert ended.value.code == 3
-    assert "only mlx quantises" in capsys.readouterr().err
+    assert "cannot quantise to 4 bits" in capsys.readouterr().err

@@ -42,8 +42,10 @@ def generate(
     temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: 1.0]")] = None,
     backend: Annotated[str | None, Option(help="torch or mlx. [default: auto]")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu. [default: auto]")] = None,
-    dtype: Annotated[str | None, Option(help="float32, bfloat16, float16. [default: float32]")] = None,
-    quantize: Annotated[int | None, Option(help="8 or 4 bits for the decoder, on mlx. [default: off]")] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16, float16, int8, auto. [default: float32]")] = None,
+    quantize: Annotated[
+        int | None, Option(help="Bits of the decoder's matrices: 8, on mlx also 4. [default: off]")
+    ] = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:

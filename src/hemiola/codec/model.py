@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hemiola.backend import Backend, choose
 from hemiola.codec import chunks
 from hemiola.codec.config import EncodecConfig
-from hemiola.errors import AudioError, InputError, WeightsError
+from hemiola.errors import AudioError, BackendError, InputError, WeightsError
 from hemiola.timebase import Timebase
 from hemiola.weights import hub, keys
 
@@ -61,6 +61,8 @@ class EncodecModel:
         Raises BackendError, DownloadError, or WeightsError for a checkpoint that is incomplete or not supported.
         """
         choice = choose(backend, device, dtype)
+        if choice.quantize is not None:
+            raise BackendError(f"a codec is not quantised, as {dtype} would have it: ask for float32 or bfloat16")
         folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
         values = _read_config(folder / "config.json")
         tensors = keys.read(folder, choice.name, allow_pickle=allow_pickle)

@@ -47,8 +47,8 @@ class MusicgenModel:
     ) -> MusicgenModel:
         """Load a MusicGen checkpoint: a bundled name, a folder, or a name on the hub.
 
-        `dtype` is the decoder's; the text encoder and the codec, which run once a request, stay in float32. On MLX
-        `quantize` keeps the decoder's matrices in 8 or 4 bits: smaller and faster to read, not the same music.
+        `dtype` is the decoder's; the text encoder and the codec, which run once a request, stay in float32. `quantize`
+        keeps the decoder's matrices in 8 bits, on MLX also in 4: smaller and faster to read, not the same music.
         Raises BackendError, DownloadError, or WeightsError when the checkpoint does not fit its config.
         """
         choice = backends.choose(backend, device, dtype, quantize)

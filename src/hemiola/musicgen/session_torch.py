@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from hemiola.backend import Backend
 from hemiola.musicgen.batch import Batch, Noise
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.int8_torch import Int8Matrix
 from hemiola.musicgen.positions import sinusoids
 from hemiola.musicgen.sampling_torch import Picker
 from hemiola.musicgen.t5_torch import T5Encoder
@@ -26,7 +28,7 @@ DECODER_IGNORABLE = ("model.decoder.embed_positions.weights",)
 
 NORM_EPSILON = 1e-5
 
-Matrix = Tensor  # [in, out]
+Matrix = Tensor | Int8Matrix  # [in, out]
 Norm = tuple[Tensor, Tensor]  # weight and bias
 
 
@@ -54,8 +56,8 @@ class FusedDecoder:
         stack = keys.under(tensors, "model.decoder.")
         books = range(config.num_codebooks)
         self.embeddings = torch.concatenate([stack[f"embed_tokens.{k}.weight"] for k in books])
-        self.heads = _matrix([tensors[f"lm_heads.{k}.weight"] for k in books])
-        self.offsets = torch.arange(config.num_codebooks, device=self.heads.device) * (config.vocab_size + 1)
+        self.heads: Matrix = _matrix([tensors[f"lm_heads.{k}.weight"] for k in books])
+        self.offsets = torch.arange(config.num_codebooks, device=self.embeddings.device) * (config.vocab_size + 1)
         self.layers = [_fuse(keys.under(stack, f"layers.{index}.")) for index in range(config.num_hidden_layers)]
         self.norm = _norm(stack["layer_norm.weight"], stack["layer_norm.bias"])
         self.projection = keys.under(tensors, "enc_to_dec_proj.")
@@ -101,12 +103,12 @@ def _normed(hidden: Tensor, norm: Norm) -> Tensor:
 
 
 def _times(hidden: Tensor, matrix: Matrix) -> Tensor:
-    return hidden @ matrix
+    return matrix.times(hidden) if isinstance(matrix, Int8Matrix) else hidden @ matrix
 
 
 def _plus_times(total: Tensor, hidden: Tensor, matrix: Matrix) -> Tensor:
     """A residual sum, made by the product itself."""
-    return torch.addmm(total, hidden, matrix)
+    return matrix.plus_times(total, hidden) if isinstance(matrix, Int8Matrix) else torch.addmm(total, hidden, matrix)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: Tensor | None = None) -> Tensor:
@@ -201,7 +203,7 @@ class Session:
         query = query.reshape(self.text_rows, length, config.num_attention_heads, config.head_dim).swapaxes(1, 2)
         text_keys, text_values = self.text_caches[index].unbind()
         mixed = _attend(query, text_keys, text_values, allowed=self.allowed)
-        hidden[:count].addmm_(_merge(mixed), layer.text_out)
+        hidden[:count] = _plus_times(hidden[:count], _merge(mixed), layer.text_out)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -247,6 +249,8 @@ class Engine:
         dtype = getattr(torch, choice.dtype)
         ready = {name: tensors["decoder"][name].to(self.device, dtype) for name in shapes}
         self.decoder = FusedDecoder(decoder, ready)
+        if choice.quantize is not None:
+            _quantize(self.decoder)
 
     @torch.inference_mode()
     def states(self, tokens: list[int]) -> Tensor:
@@ -257,3 +261,14 @@ class Engine:
     def begin(self, batch: Batch, states: Sequence[Tensor | None]) -> Session:
         """Begin to decode `batch`; `states` are those of `batch.texts`, None where there is no text."""
         return Session(self.decoder, batch, states)
+
+
+def _quantize(decoder: FusedDecoder) -> None:
+    """Keep the matrices of every step in 8 bits; embeddings, norms and the text projection stay as they are."""
+
+    def packed(each: Any) -> Any:
+        return Int8Matrix(each.t()) if isinstance(each, Tensor) else each
+
+    for index, layer in enumerate(decoder.layers):
+        decoder.layers[index] = FusedLayer(**{name: packed(each) for name, each in vars(layer).items()})
+    decoder.heads = packed(decoder.heads)
