@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from hemiola.bench.generate_torch import guided_logits
 from hemiola.errors import BackendError
-from hemiola.musicgen.batch import Batch, Job
+from hemiola.musicgen.batch import Job
 from hemiola.musicgen.int8_torch import Int8Matrix
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.session_torch import Engine
+
+PROMPT = "gentle guitar in A minor, 100 bpm"
 
 
 def by_hand(weight: np.ndarray, hidden: np.ndarray) -> np.ndarray:
@@ -67,30 +69,13 @@ def test_a_torch_without_the_kernel_says_what_to_use(weight: np.ndarray, monkeyp
         Int8Matrix(torch.tensor(weight))
 
 
-def guided_logits(engine: Engine, model: MusicgenModel, codes: np.ndarray) -> torch.Tensor:
-    """Guided logits [steps, K, vocab] while every step is fed what was played."""
-    prompt = "slow piano in A minor with soft drums, 80 bpm"
-    batch = Batch((Job(prompt, codes.shape[1] + 1, prompt=codes),), engine.decoder.config.pattern)
-    session = engine.begin(batch, [engine.states(model.tokenizer.encode(prompt)), None])
-    found: list[torch.Tensor] = []
-
-    def keep(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        found.append(logits.clone())
-        return logits.argmax(-1)
-
-    session.picker = keep  # type: ignore[assignment]
-    for position in range(codes.shape[1]):
-        session.step(np.maximum(batch.script[position], 0), position)
-    return torch.cat(found)
-
-
 def test_what_8_bits_change_is_far_below_what_chance_does() -> None:
     """On the bundled model, against float32: less than 0.01 nats a token, and mostly the same likeliest token."""
     whole, small = (
         MusicgenModel.from_pretrained("sketch", backend="torch", dtype=each) for each in ("float32", "int8")
     )
-    codes = np.concatenate([each[0] for each in whole.tokens([Job("gentle guitar, 100 bpm", 150, seed=3)])], axis=1)
-    exact, rounded = (guided_logits(each._engine, each, codes).log_softmax(-1) for each in (whole, small))
+    codes = np.concatenate([each[0] for each in whole.tokens([Job(PROMPT, 150, seed=3)])], axis=1)
+    exact, rounded = (guided_logits(each, PROMPT, codes).log_softmax(-1) for each in (whole, small))
     divergence = (exact.exp() * (exact - rounded)).sum(-1)
     assert divergence.mean() < 0.01
     assert (exact.argmax(-1) == rounded.argmax(-1)).float().mean() > 0.85

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hemiola import __version__
-from hemiola.cli import decode, encode, evaluate, failures, generate, models, train
+from hemiola.cli import bench, decode, encode, evaluate, failures, generate, models, train
 
 app = typer.Typer(
     name="hemiola",
@@ -31,6 +31,7 @@ app.command()(decode.decode)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
+app.add_typer(bench.app, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

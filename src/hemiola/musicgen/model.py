@@ -99,10 +99,13 @@ class MusicgenModel:
         Raises InputError for a prompt that does not fit.
         """
         batch = Batch(tuple(jobs), self.config.decoder.pattern)
+        yield from decode.blocks(batch, self.session(batch), block_frames, progress=progress, stop=stop)
+
+    def session(self, batch: Batch) -> Any:
+        """Read the texts of a batch and begin to decode it: an object that takes steps, as `decode.Session` says."""
         texts = {text for text in batch.texts if text is not None}
         states = {text: self._engine.states(self.tokenizer.encode(text)) for text in texts}
-        session = self._engine.begin(batch, [None if text is None else states[text] for text in batch.texts])
-        yield from decode.blocks(batch, session, block_frames, progress=progress, stop=stop)
+        return self._engine.begin(batch, [None if text is None else states[text] for text in batch.texts])
 
     def encode(self, audio: np.ndarray) -> np.ndarray:
         """Audio [channels, samples] at `sampling_rate` -> codes int32 [codebooks, frames], to prompt a job with."""

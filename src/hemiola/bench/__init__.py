@@ -1,0 +1,1 @@
+"""How fast it is: ours and transformers on the same random weights, in one run, taking turns."""
