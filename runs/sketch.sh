@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains the bundled model from nothing: composes the music, trains the codec, its decoder once more, and the language
-# model on the codec's tokens. Under two hours on two busy cores. Interrupted? Add --resume to the step that was cut.
+# model on the codec's tokens, first in short parts and then in whole pieces. About three hours on two cores. Interrupted?
+# Add --resume to the step that was cut.
 # Run it in a checkout where `make test` has installed what training needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +11,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 for part in codec codec-decoder; do
   $hemiola train codec --config configs/sketch-$part.yaml
 done
-$hemiola train musicgen --config configs/sketch-musicgen.yaml
+for part in musicgen musicgen-long; do
+  $hemiola train musicgen --config configs/sketch-$part.yaml
+done
 cp out/sketch-musicgen/checkpoint/* src/hemiola/assets/sketch/
 $hemiola eval --model sketch --captions 50 -o out/sketch-eval.json
