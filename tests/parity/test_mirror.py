@@ -18,7 +18,7 @@ LEAST_IDENTICAL = 0.6
 CALL = {"forward": "__call__"}
 # What only one side has a use for, and why.
 ONE_SIDED = {
-    "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
+    "encodec_torch.py": {"matrix", "to_checkpoint", "save"},  # MLX transposes fast; training writes, and is in torch
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch
     "session_mlx.py": {"_shapes", "_quantize"},  # torch has state_dict, and no weights of 8 or 4 bits
 }
