@@ -10,7 +10,8 @@ from scipy.spatial.distance import cdist
 from hemiola.backend import Backend
 from hemiola.codec import encodec_torch, plan
 from hemiola.codec.config import EncodecConfig
-from hemiola.codec.encodec_torch import ConvTranspose, Encodec
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.seanet_torch import ConvTranspose
 from hemiola.errors import WeightsError
 
 CPU = Backend("torch", "cpu", "float32")
