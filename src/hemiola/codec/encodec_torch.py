@@ -135,6 +135,14 @@ class Encodec(nn.Module):
         """codes [B, K, F] -> audio [B, channels, F * hop], in numpy and tile after tile."""
         return tiles.decode(DecoderStream(self), codes, self.config, self._bytes_at_once())
 
+    def encoder_stream(self, codebooks: int) -> EncoderStream:
+        """What makes codes of audio that comes in blocks."""
+        return EncoderStream(self, codebooks)
+
+    def decoder_stream(self) -> DecoderStream:
+        """What makes audio of codes that come in blocks."""
+        return DecoderStream(self)
+
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.tensor(array, device=next(self.decoder.parameters()).device)
 
@@ -159,6 +167,8 @@ class EncoderStream:
         latents = self.network(codec._tensor(audio).mT.to(codec.dtype), last).mT
         if self.codebooks is None:
             return codec._array(latents)
+        if latents.shape[-1] == 0:
+            return np.empty((len(audio), self.codebooks, 0), np.int32)
         return codec._array(codec.quantize(latents, self.codebooks), torch.int32)
 
 
