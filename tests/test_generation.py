@@ -131,6 +131,27 @@ def test_blocks_follow_one_another_and_join_to_the_whole(music: MusicGen, block_
         assert np.array_equal(joined(blocks, index), result.codes)
 
 
+def test_blocks_of_audio_join_to_the_audio_of_generate(music: MusicGen) -> None:
+    requests = [Request("slow", "0.47", seed=1), Request("bell", "0.2301", seed=2)]
+    for size in (1, 6, None):
+        blocks = list(music.stream(requests, block_frames=size))
+        for index, result in enumerate(made(music, *requests)):
+            audio = np.concatenate([block.audio[index] for block in blocks], axis=1)
+            assert audio.shape == result.audio.samples.shape
+            np.testing.assert_allclose(audio, result.audio.samples, atol=1e-5 * np.abs(audio).max())
+
+
+def test_the_first_samples_are_there_after_seven_steps(music: MusicGen) -> None:
+    taken: list[int] = []
+    request = Request("slow", 1, seed=1)
+    for block in music.stream([request], block_frames=1, progress=lambda done, _: taken.append(done)):
+        if block.audio[0].shape[1]:
+            break
+    # Four frames and three steps of delay; the codec's look-ahead of 2402 samples leaves 158 of their 2560.
+    assert len(taken) == 7
+    assert block.audio[0].shape == (1, 158)
+
+
 @pytest.mark.usefixtures("short_windows")
 def test_stop_ends_the_work_and_keeps_what_is_whole(music: MusicGen) -> None:
     taken: list[int] = []

@@ -23,6 +23,7 @@ from hemiola.request import Request
 from hemiola.timebase import Seconds, Timebase
 
 DEFAULT_MODEL = "sketch"
+BLOCK_SECONDS = "0.5"  # of a stream: soon heard, and a small part of the work is done anew for each block
 
 Progress = Callable[[int, int], None]
 Stop = Callable[[], bool]
@@ -30,10 +31,15 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Frames [start, start + n) of each request's music: codes int32 [codebooks, n], empty where a piece has ended."""
+    """What became final of each request's music, empty where a piece has ended.
+
+    codes: int32 [codebooks, n], frames [start, start + n). audio: float32 [channels, samples], those that go on where
+    the block before ended; they lie a little behind the codes, as far as the codec looks ahead.
+    """
 
     start: int
     codes: tuple[np.ndarray, ...]
+    audio: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +110,8 @@ class MusicGen:
         """
         requests = [request.settled() for request in requests]
         parts: list[list[np.ndarray]] = [[] for _ in requests]
-        for block in self.stream(requests, progress=progress, stop=stop):
-            for part, codes in zip(parts, block.codes):
+        for _, block in self._codes(requests, None, progress, stop):
+            for part, codes in zip(parts, block):
                 part.append(codes)
         joined = [np.concatenate(part, axis=1) for part in parts if part]
         return [
@@ -122,12 +128,25 @@ class MusicGen:
         progress: Progress | None = None,
         stop: Stop | None = None,
     ) -> Iterator[Block]:
-        """Codes as they are made, in blocks of at least `block_frames` frames (None: a window at a time).
+        """Codes and audio as they are made, in blocks of at least `block_frames` frames (None: half a second).
 
-        A piece longer than the model's window is written window by window, each prompted with the end of the last.
+        Joined, they are what `generate` makes, the audio within rounding and cut to the same sample. With blocks of
+        one frame the first samples are there after seven steps of a 32 kHz model.
         A request without a seed is settled here, where nobody learns it. Raises as `generate` does.
         """
         requests = [request.settled() for request in requests]
+        sounds = [self.model.sound(request.samples(self.timebase)) for request in requests]
+        size = self.timebase.frame_near(BLOCK_SECONDS) if block_frames is None else block_frames
+        for start, codes in self._codes(requests, size, progress, stop):
+            yield Block(start, codes, tuple(sound(each) for sound, each in zip(sounds, codes)))
+
+    def _codes(
+        self, requests: Sequence[Request], block_frames: int | None, progress: Progress | None, stop: Stop | None
+    ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+        """The first frame of each block, and the codes of each request in it (None: a window at a time).
+
+        A piece longer than the model's window is written window by window, each prompted with the end of the last.
+        """
         if not requests:
             raise InputError("there is nothing to make: give at least one request")
         frames = [self._frames(request) for request in requests]
@@ -147,7 +166,7 @@ class MusicGen:
                 for index, rows in zip(live, block):
                     codes[index] = rows[:, start - at :][:, : max(0, frames[index] - start)]
                     written[index] = np.concatenate([written[index], codes[index]], axis=1)
-                yield Block(start, tuple(codes))
+                yield start, tuple(codes)
             if at < window.start + window.frames:
                 return  # stopped
 

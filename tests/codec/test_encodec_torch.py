@@ -8,9 +8,10 @@ import torch
 from scipy.spatial.distance import cdist
 
 from hemiola.backend import Backend
-from hemiola.codec import encodec_torch
+from hemiola.codec import encodec_torch, plan
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.seanet_torch import ConvTranspose
 from hemiola.errors import WeightsError
 
 CPU = Backend("torch", "cpu", "float32")
@@ -150,3 +151,16 @@ def test_a_codebook_more_is_surplus_with_its_embed_only():
     tensors["quantizer.layers.3.codebook.inited"] = torch.ones(1)
     with pytest.raises(WeightsError, match="1 surplus"):
         encodec_torch.load(tensors, CAUSAL, CPU)
+
+
+@pytest.mark.parametrize(("stride", "left", "right"), [(1, 0, 1), (2, 1, 1), (3, 2, 1), (4, 0, 4), (5, 2, 3)])
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_a_transposed_convolution_and_its_gradients_are_torchs_own(stride, left, right, length):
+    layer = ConvTranspose(plan.ConvTranspose(6, 4, 2 * stride, stride, left, right, group_norm=False))
+    x = noise(3, 6, length).requires_grad_()
+    found, whole = layer(x), layer.conv(x)
+    expected = whole[..., left : whole.shape[-1] - right]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weights, inputs = noise(*expected.shape), (x, layer.conv.weight, layer.conv.bias)
+    ours = torch.autograd.grad((found * weights).sum(), inputs)
+    torch.testing.assert_close(ours, torch.autograd.grad((expected * weights).sum(), inputs), rtol=1e-5, atol=1e-5)

@@ -105,3 +105,18 @@ def test_blocks_of_rows_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> No
     whole = on_mlx.encode(audio).chunks[0]
     monkeypatch.setattr(encodec_mlx, "BLOCK_ROWS", 7)
     assert np.array_equal(on_mlx.encode(audio).chunks[0], whole)
+
+
+@pytest.mark.parametrize("name", ["causal", "centred", "trimmed"])
+def test_tiles_join_to_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hemiola.codec import tiles
+
+    models_of_one = models(name)
+    audio = sound(models_of_one[0], 131, batch=2)
+    codes = models_of_one[0].encode(audio)
+    wholes = [(model.latents(audio), model.decode(codes)) for model in models_of_one]
+    monkeypatch.setattr(tiles, "CACHE_BYTES", 1)
+    monkeypatch.setattr(tiles, "LEAST_FRAMES", 4)
+    for model, (latents, decoded) in zip(models_of_one, wholes):
+        assert apart(model.latents(audio), latents) < 1e-5
+        assert apart(model.decode(codes), decoded) < 1e-5

@@ -11,13 +11,18 @@ import pytest
 import hemiola
 
 PACKAGE = Path(hemiola.__file__).parent
-PAIRS = ("codec/encodec", "musicgen/t5", "musicgen/decoder", "musicgen/sampling", "musicgen/session")
+PAIRS = (
+    *("codec/seanet", "codec/stream", "codec/encodec"),
+    *("musicgen/t5", "musicgen/decoder", "musicgen/sampling", "musicgen/session"),
+)
 LEAST_IDENTICAL = 0.6
 
 # A module is called by this name in each framework.
 CALL = {"forward": "__call__"}
 # What only one side has a use for, and why.
 ONE_SIDED = {
+    "seanet_torch.py": {"upsampled"},  # MLX's own transposed convolution is as quick as the product
+    "stream_torch.py": {"summed", "steps", "elu", "pad"},  # quicker on a CPU than what torch has
     "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch
     "session_mlx.py": {"_shapes"},  # torch has state_dict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +25,32 @@ def triangle(length: int) -> NDArray[np.float32]:
     return (0.5 - np.abs(t - 0.5)).astype(np.float32)
 
 
-def overlap_add(chunks: Sequence[NDArray[np.float32]], stride: int) -> NDArray[np.float32]:
-    """Chunks [..., samples] that start `stride` apart -> their weighted mean [..., up to the last sample of any].
+def mixed(chunks: Iterable[NDArray[np.float32]], stride: int) -> Iterator[NDArray[np.float32]]:
+    """Chunks [..., samples] that start `stride` apart -> their weighted mean, in parts that no later chunk touches.
 
-    The first chunk is the longest. A chunk is whole frames long, so the last but one may end after the last.
+    The first chunk is the longest. A chunk is whole frames long, so the last but one may end after the last: all that
+    is given reaches up to the last sample of any.
     """
-    if len(chunks) == 1:
-        return chunks[0]
-    weight = triangle(chunks[0].shape[-1])
-    total = max(index * stride + chunk.shape[-1] for index, chunk in enumerate(chunks))
-    audio = np.zeros((*chunks[0].shape[:-1], total), np.float32)
-    weights = np.zeros(total, np.float32)
+    audio = weights = weight = np.zeros(0, np.float32)
     for index, chunk in enumerate(chunks):
-        place = slice(index * stride, index * stride + chunk.shape[-1])
-        audio[..., place] += weight[: chunk.shape[-1]] * chunk
-        weights[place] += weight[: chunk.shape[-1]]
-    audio /= weights
-    return audio
+        if index == 0:
+            weight = triangle(chunk.shape[-1])
+            audio = np.zeros((*chunk.shape[:-1], 0), np.float32)
+        length = chunk.shape[-1]
+        audio, weights = _at_least(audio, length), _at_least(weights, length)
+        audio[..., :length] += weight[:length] * chunk
+        weights[:length] += weight[:length]
+        yield audio[..., :stride] / weights[:stride]
+        audio, weights = audio[..., stride:], weights[stride:]
+    if audio.shape[-1]:
+        yield audio / weights
+
+
+def overlap_add(chunks: Sequence[NDArray[np.float32]], stride: int) -> NDArray[np.float32]:
+    """All that `mixed` gives, in one; one chunk is itself."""
+    return chunks[0] if len(chunks) == 1 else np.concatenate(list(mixed(chunks, stride)), axis=-1)
+
+
+def _at_least(array: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    missing = max(0, length - array.shape[-1])
+    return np.concatenate([array, np.zeros((*array.shape[:-1], missing), np.float32)], axis=-1)

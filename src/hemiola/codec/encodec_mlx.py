@@ -6,7 +6,7 @@ where torch has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,106 +18,16 @@ from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from hemiola.backend import Backend, on_device
-from hemiola.codec import plan
+from hemiola.codec import plan, tiles
 from hemiola.codec.config import EncodecConfig
+from hemiola.codec.seanet_mlx import Seanet
+from hemiola.codec.stream_mlx import SeanetStream
 from hemiola.weights import keys, layout
 
 # Rows of latents that are compared with a codebook at a time: 4096 x 2048 distances are 32 MB, however long the audio.
 BLOCK_ROWS = 4096
 # Training state that a published checkpoint carries in its codebooks and that coding has no use for.
 IGNORABLE = ("*.codebook.inited", "*.codebook.cluster_size", "*.codebook.embed_avg")
-
-
-class Conv(nn.Module):
-    """A convolution over time, padded to a whole number of strides."""
-
-    def __init__(self, spec: plan.Conv) -> None:
-        super().__init__()
-        self.spec = spec
-        self.conv = nn.Conv1d(spec.inputs, spec.outputs, spec.kernel, spec.stride, dilation=spec.dilation)
-        self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [B, T, inputs] -> [B, ceil(T / stride), outputs]."""
-        left, right = self.spec.left, self.spec.right + self.spec.extra(x.shape[1])
-        return self.norm(self.conv(pad(x, left, right, self.spec.pad_mode)))
-
-
-class ConvTranspose(nn.Module):
-    """A transposed convolution over time, trimmed to whole strides."""
-
-    def __init__(self, spec: plan.ConvTranspose) -> None:
-        super().__init__()
-        self.spec = spec
-        self.conv = nn.ConvTranspose1d(spec.inputs, spec.outputs, spec.kernel, spec.stride)
-        self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [B, T, inputs] -> [B, T * stride, outputs]."""
-        x = self.norm(self.conv(x))
-        return x[:, self.spec.left : x.shape[1] - self.spec.right]
-
-
-class Residual(nn.Module):
-    """Two convolutions with a way around them."""
-
-    def __init__(self, spec: plan.Residual) -> None:
-        super().__init__()
-        first, second = spec.convs
-        self.block = [nn.ELU(), Conv(first), nn.ELU(), Conv(second)]
-        self.shortcut = nn.Identity() if spec.shortcut is None else Conv(spec.shortcut)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [B, T, width] -> shortcut(x) + conv(elu(conv(elu(x)))), of the same shape."""
-        y = x
-        for layer in self.block:
-            y = layer(y)
-        return self.shortcut(x) + y
-
-
-class Lstm(nn.Module):
-    """A stack of LSTM layers over time with a way around it."""
-
-    def __init__(self, spec: plan.Lstm) -> None:
-        super().__init__()
-        self.lstm = [nn.LSTM(spec.width, spec.width) for _ in range(spec.layers)]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [B, T, width] -> lstm(x) + x, of the same shape."""
-        y = x
-        for layer in self.lstm:
-            y = layer(y)[0]
-        return y + x
-
-
-class Elu(nn.ELU):
-    """x, or exp(x) - 1 where x is negative."""
-
-    def __init__(self, spec: plan.Elu) -> None:
-        super().__init__()
-
-
-LAYERS: dict[type, Callable[[Any], nn.Module]] = {
-    plan.Conv: Conv,
-    plan.ConvTranspose: ConvTranspose,
-    plan.Residual: Residual,
-    plan.Lstm: Lstm,
-    plan.Elu: Elu,
-}
-
-
-class Seanet(nn.Module):
-    """A plan, built and run in order."""
-
-    def __init__(self, specs: plan.Plan) -> None:
-        super().__init__()
-        self.layers = [LAYERS[type(spec)](spec) for spec in specs]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Audio [B, samples, channels] -> latents [B, F, D] for an encoder, and back for a decoder."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
 
 class Codebook(nn.Module):
@@ -206,52 +116,77 @@ class Encodec(nn.Module):
         """codes [B, K, F] integers -> latents [B, D, F] float32."""
         batch, codebooks, frames = codes.shape
         x = self.quantizer.decode(codes.swapaxes(0, 1).reshape(codebooks, -1))
-        return x.reshape(batch, frames, -1).swapaxes(1, 2)
+        return x.reshape(batch, frames, self.config.hidden_size).swapaxes(1, 2)
 
     def synthesize(self, latents: Tensor) -> Tensor:
         """latents [B, D, F] -> audio [B, channels, F * hop]; differentiable."""
         return self.decoder(latents.swapaxes(1, 2).astype(self.dtype)).swapaxes(1, 2)
 
-    @on_device
     def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `latents`, from numpy to numpy."""
-        return self._array(self.latents(self._tensor(audio)))
+        """As `latents`, from numpy to numpy and tile after tile."""
+        return tiles.encode(EncoderStream(self), audio, self.config, self._bytes_at_once())
 
-    @on_device
     def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
-        """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy."""
-        codes = self.quantize(self.latents(self._tensor(audio)), codebooks)
-        return np.array(codes.astype(mx.int32))
+        """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy and tile after tile."""
+        return tiles.encode(EncoderStream(self, codebooks), audio, self.config, self._bytes_at_once())
 
-    @on_device
     def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """codes [B, K, F] -> audio [B, channels, F * hop], in numpy."""
-        return self._array(self.synthesize(self.dequantize(self._tensor(codes))))
+        """codes [B, K, F] -> audio [B, channels, F * hop], in numpy and tile after tile."""
+        return tiles.decode(DecoderStream(self), codes, self.config, self._bytes_at_once())
+
+    def encoder_stream(self, codebooks: int) -> EncoderStream:
+        """What makes codes of audio that comes in blocks."""
+        return EncoderStream(self, codebooks)
+
+    def decoder_stream(self) -> DecoderStream:
+        """What makes audio of codes that come in blocks."""
+        return DecoderStream(self)
 
     def _tensor(self, array: NDArray) -> Tensor:
         return mx.array(array)
 
-    def _array(self, x: Tensor) -> NDArray[np.float32]:
-        array = np.array(x.astype(mx.float32))
+    def _array(self, x: Tensor, dtype: mx.Dtype = mx.float32) -> NDArray[Any]:
+        array = np.array(x.astype(dtype))
         # Give back memory that only so long a piece of audio needs.
         mx.clear_cache()
         return array
 
+    def _bytes_at_once(self) -> int:
+        return tiles.CACHE_BYTES if self.device == "cpu" else tiles.DEVICE_BYTES
 
-def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    """Pad the axis of time by `left` and `right`, by reflection or ("constant") zeros."""
-    if left == 0 and right == 0:
-        return x
-    if mode != "reflect":
-        return mx.pad(x, [(0, 0), (left, right), (0, 0)])
-    # A reflection needs more samples than it mirrors: a short input gets zeros first, which are cut off again.
-    short = max(0, max(left, right) + 1 - x.shape[1])
-    if short:
-        x = mx.pad(x, [(0, 0), (0, short), (0, 0)])
-    length = x.shape[1]
-    before, after = x[:, 1 : left + 1][:, ::-1], x[:, length - 1 - right : length - 1][:, ::-1]
-    x = mx.concatenate([before, x, after], axis=1)
-    return x[:, : x.shape[1] - short] if short else x
+
+class EncoderStream:
+    """Audio to codes, block by block; without `codebooks`, to latents."""
+
+    def __init__(self, codec: Encodec, codebooks: int | None = None) -> None:
+        self.codec, self.codebooks, self.device = codec, codebooks, codec.device
+        self.network = SeanetStream(codec.encoder)
+
+    @on_device
+    def __call__(self, audio: NDArray[np.float32], last: bool) -> NDArray[Any]:
+        """audio [B, channels, n] -> codes [B, codebooks, f] or latents [B, D, f]: the frames that are final by now."""
+        codec = self.codec
+        latents = self.network(codec._tensor(audio).swapaxes(1, 2).astype(codec.dtype), last).swapaxes(1, 2)
+        if self.codebooks is None:
+            return codec._array(latents)
+        if latents.shape[-1] == 0:
+            return np.empty((len(audio), self.codebooks, 0), np.int32)
+        return codec._array(codec.quantize(latents, self.codebooks), mx.int32)
+
+
+class DecoderStream:
+    """Codes to audio, block by block."""
+
+    def __init__(self, codec: Encodec) -> None:
+        self.codec, self.device = codec, codec.device
+        self.network = SeanetStream(codec.decoder)
+
+    @on_device
+    def __call__(self, codes: NDArray[np.int32], last: bool) -> NDArray[np.float32]:
+        """codes [B, K, f] -> audio [B, channels, n]: the samples that no later frame will change."""
+        codec = self.codec
+        latents = codec.dequantize(codec._tensor(codes))
+        return codec._array(self.network(latents.swapaxes(1, 2).astype(codec.dtype), last).swapaxes(1, 2))
 
 
 def load(

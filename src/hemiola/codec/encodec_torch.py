@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hemiola.backend import Backend
-from hemiola.codec import plan
+from hemiola.codec import plan, tiles
 from hemiola.codec.config import EncodecConfig
+from hemiola.codec.seanet_torch import Seanet
+from hemiola.codec.stream_torch import SeanetStream
 from hemiola.weights import keys
 from hemiola.weights.unfilled_torch import unfilled
 
@@ -24,100 +26,6 @@ from hemiola.weights.unfilled_torch import unfilled
 BLOCK_ROWS = 4096
 # Training state that a published checkpoint carries in its codebooks and that coding has no use for.
 IGNORABLE = ("*.codebook.inited", "*.codebook.cluster_size", "*.codebook.embed_avg")
-
-
-class Conv(nn.Module):
-    """A convolution over time, padded to a whole number of strides."""
-
-    def __init__(self, spec: plan.Conv) -> None:
-        super().__init__()
-        self.spec = spec
-        self.conv = nn.Conv1d(spec.inputs, spec.outputs, spec.kernel, spec.stride, dilation=spec.dilation)
-        self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, inputs, T] -> [B, outputs, ceil(T / stride)]."""
-        left, right = self.spec.left, self.spec.right + self.spec.extra(x.shape[-1])
-        return self.norm(self.conv(pad(x, left, right, self.spec.pad_mode)))
-
-
-class ConvTranspose(nn.Module):
-    """A transposed convolution over time, trimmed to whole strides."""
-
-    def __init__(self, spec: plan.ConvTranspose) -> None:
-        super().__init__()
-        self.spec = spec
-        self.conv = nn.ConvTranspose1d(spec.inputs, spec.outputs, spec.kernel, spec.stride)
-        self.norm = nn.GroupNorm(1, spec.outputs) if spec.group_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, inputs, T] -> [B, outputs, T * stride]."""
-        x = self.norm(self.conv(x))
-        return x[..., self.spec.left : x.shape[-1] - self.spec.right]
-
-
-class Residual(nn.Module):
-    """Two convolutions with a way around them."""
-
-    def __init__(self, spec: plan.Residual) -> None:
-        super().__init__()
-        first, second = spec.convs
-        self.block = nn.ModuleList([nn.ELU(), Conv(first), nn.ELU(), Conv(second)])
-        self.shortcut = nn.Identity() if spec.shortcut is None else Conv(spec.shortcut)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, width, T] -> shortcut(x) + conv(elu(conv(elu(x)))), of the same shape."""
-        y = x
-        for layer in self.block:
-            y = layer(y)
-        return self.shortcut(x) + y
-
-
-class Lstm(nn.Module):
-    """A stack of LSTM layers over time with a way around it."""
-
-    def __init__(self, spec: plan.Lstm) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(spec.width, spec.width, spec.layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, width, T] -> lstm(x) + x, of the same shape."""
-        x = x.permute(2, 0, 1)
-        # cuDNN refuses backward through an LSTM in eval mode, which is what a frozen codec inside a loss needs.
-        frozen = torch.is_grad_enabled() and not self.training
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not frozen):
-            y = self.lstm(x)[0]
-        return (y + x).permute(1, 2, 0)
-
-
-class Elu(nn.ELU):
-    """x, or exp(x) - 1 where x is negative."""
-
-    def __init__(self, spec: plan.Elu) -> None:
-        super().__init__()
-
-
-LAYERS: dict[type, type[nn.Module]] = {
-    plan.Conv: Conv,
-    plan.ConvTranspose: ConvTranspose,
-    plan.Residual: Residual,
-    plan.Lstm: Lstm,
-    plan.Elu: Elu,
-}
-
-
-class Seanet(nn.Module):
-    """A plan, built and run in order."""
-
-    def __init__(self, specs: plan.Plan) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([LAYERS[type(spec)](spec) for spec in specs])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Audio [B, channels, samples] -> latents [B, D, F] for an encoder, and back for a decoder."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
 
 class Codebook(nn.Module):
@@ -209,45 +117,74 @@ class Encodec(nn.Module):
         """codes [B, K, F] integers -> latents [B, D, F] float32."""
         batch, codebooks, frames = codes.shape
         x = self.quantizer.decode(codes.swapaxes(0, 1).reshape(codebooks, -1))
-        return x.reshape(batch, frames, -1).swapaxes(1, 2)
+        return x.reshape(batch, frames, self.config.hidden_size).swapaxes(1, 2)
 
     def synthesize(self, latents: Tensor) -> Tensor:
         """latents [B, D, F] -> audio [B, channels, F * hop]; differentiable."""
         return self.decoder(latents.to(self.dtype))
 
-    @torch.inference_mode()
     def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `latents`, from numpy to numpy."""
-        return self._array(self.latents(self._tensor(audio)))
+        """As `latents`, from numpy to numpy and tile after tile."""
+        return tiles.encode(EncoderStream(self), audio, self.config, self._bytes_at_once())
 
-    @torch.inference_mode()
     def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
-        """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy."""
-        codes = self.quantize(self.latents(self._tensor(audio)), codebooks)
-        return codes.to(torch.int32).cpu().numpy()
+        """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy and tile after tile."""
+        return tiles.encode(EncoderStream(self, codebooks), audio, self.config, self._bytes_at_once())
 
-    @torch.inference_mode()
     def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
-        """codes [B, K, F] -> audio [B, channels, F * hop], in numpy."""
-        return self._array(self.synthesize(self.dequantize(self._tensor(codes))))
+        """codes [B, K, F] -> audio [B, channels, F * hop], in numpy and tile after tile."""
+        return tiles.decode(DecoderStream(self), codes, self.config, self._bytes_at_once())
+
+    def encoder_stream(self, codebooks: int) -> EncoderStream:
+        """What makes codes of audio that comes in blocks."""
+        return EncoderStream(self, codebooks)
+
+    def decoder_stream(self) -> DecoderStream:
+        """What makes audio of codes that come in blocks."""
+        return DecoderStream(self)
 
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.tensor(array, device=next(self.decoder.parameters()).device)
 
-    def _array(self, x: Tensor) -> NDArray[np.float32]:
-        return x.float().cpu().numpy()
+    def _array(self, x: Tensor, dtype: torch.dtype = torch.float32) -> NDArray[Any]:
+        return x.to(dtype).cpu().numpy()
+
+    def _bytes_at_once(self) -> int:
+        return tiles.CACHE_BYTES if next(self.decoder.parameters()).device.type == "cpu" else tiles.DEVICE_BYTES
 
 
-def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    """Pad the last axis by `left` and `right`, by reflection or ("constant") zeros."""
-    if left == 0 and right == 0:
-        return x
-    # A reflection needs more samples than it mirrors: a short input gets zeros first, which are cut off again.
-    short = max(0, max(left, right) + 1 - x.shape[-1]) if mode == "reflect" else 0
-    if short:
-        x = functional.pad(x, (0, short))
-    x = functional.pad(x, (left, right), mode)
-    return x[..., : x.shape[-1] - short] if short else x
+class EncoderStream:
+    """Audio to codes, block by block; without `codebooks`, to latents."""
+
+    def __init__(self, codec: Encodec, codebooks: int | None = None) -> None:
+        self.codec, self.codebooks = codec, codebooks
+        self.network = SeanetStream(codec.encoder)
+
+    @torch.inference_mode()
+    def __call__(self, audio: NDArray[np.float32], last: bool) -> NDArray[Any]:
+        """audio [B, channels, n] -> codes [B, codebooks, f] or latents [B, D, f]: the frames that are final by now."""
+        codec = self.codec
+        latents = self.network(codec._tensor(audio).mT.to(codec.dtype), last).mT
+        if self.codebooks is None:
+            return codec._array(latents)
+        if latents.shape[-1] == 0:
+            return np.empty((len(audio), self.codebooks, 0), np.int32)
+        return codec._array(codec.quantize(latents, self.codebooks), torch.int32)
+
+
+class DecoderStream:
+    """Codes to audio, block by block."""
+
+    def __init__(self, codec: Encodec) -> None:
+        self.codec = codec
+        self.network = SeanetStream(codec.decoder)
+
+    @torch.inference_mode()
+    def __call__(self, codes: NDArray[np.int32], last: bool) -> NDArray[np.float32]:
+        """codes [B, K, f] -> audio [B, channels, n]: the samples that no later frame will change."""
+        codec = self.codec
+        latents = codec.dequantize(codec._tensor(codes))
+        return codec._array(self.network(latents.mT.to(codec.dtype), last).mT)
 
 
 def load(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemiola.backend import Backend, choose
-from hemiola.codec import chunks
+from hemiola.codec import chunks, plan, streams
 from hemiola.codec.config import EncodecConfig
+from hemiola.codec.streams import Feed
 from hemiola.errors import AudioError, BackendError, InputError, WeightsError
 from hemiola.timebase import Timebase
 from hemiola.weights import hub, keys
@@ -37,6 +38,14 @@ class Encoded:
     scales: tuple[NDArray[np.float32], ...] | None
     length: int
     batched: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A stretch of a stream of codes: codes int32 [B, codebooks, frames], and a chunk's scale float32 [B, 1]."""
+
+    codes: NDArray[np.int32]
+    scale: NDArray[np.float32] | None = None
 
 
 class EncodecModel:
@@ -116,12 +125,12 @@ class EncodecModel:
         """
         codebooks = self.config.codebooks_for(bandwidth)
         batch = self._checked(audio)
-        length = batch.shape[-1]
-        pieces, scales = self._normalized(
-            [batch[..., window] for window in chunks.windows(length, self.chunk_length, self.chunk_stride)]
-        )
+        cut = (batch[..., each] for each in chunks.windows(batch.shape[-1], self.chunk_length, self.chunk_stride))
+        # Each piece is brought to its loudness when its turn comes: all of them at once would be the audio over again.
+        scales: list[NDArray[np.float32]] = []
+        pieces = (self._normalized(piece, scales) for piece in cut)
         codes = _side_by_side(partial(self._network.encode_array, codebooks=codebooks), pieces)
-        return Encoded(tuple(codes), scales, length, batched=audio.ndim == 3)
+        return Encoded(tuple(codes), tuple(scales) or None, batch.shape[-1], batched=audio.ndim == 3)
 
     def decode(self, encoded: Encoded) -> NDArray[np.float32]:
         """Encoded -> audio [B, channels, length], or [channels, length] when that is what was encoded.
@@ -129,11 +138,68 @@ class EncodecModel:
         Raises InputError for codes that this codec cannot have made.
         """
         self._check_codes(encoded)
-        pieces = _side_by_side(self._network.decode_array, encoded.chunks)
-        if encoded.scales is not None:
-            pieces = [piece * scale[:, :, None] for piece, scale in zip(pieces, encoded.scales)]
-        audio = chunks.overlap_add(pieces, self.chunk_stride or 0)[..., : encoded.length]
+        pieces = _scaled(_side_by_side(self._network.decode_array, encoded.chunks), encoded.scales)
+        if len(encoded.chunks) == 1:
+            audio = next(pieces)[..., : encoded.length]
+        else:
+            audio = np.empty((len(encoded.chunks[0]), self.channels, encoded.length), np.float32)
+            done = 0
+            for part in chunks.mixed(pieces, self.chunk_stride or 0):
+                part = part[..., : encoded.length - done]
+                audio[..., done : done + part.shape[-1]] = part
+                done += part.shape[-1]
         return audio if encoded.batched else audio[0]
+
+    def encode_stream(self, blocks: Iterable[NDArray[np.floating]], bandwidth: float | None = None) -> Iterator[Part]:
+        """Blocks of audio, one after another, [channels, n] or [B, channels, n] of any n > 0 -> their codes in parts.
+
+        What `encode` makes of all blocks joined, in memory that does not grow with them. Raises as `encode` does.
+        """
+        codebooks = self.config.codebooks_for(bandwidth)
+        checked = (self._checked(block) for block in blocks)
+        if self.chunk_length is None:
+            feed = self._network.encoder_stream(codebooks)
+            yield from (Part(codes) for codes in streams.fed(feed, checked, self._is_local) if codes.shape[-1])
+            return
+        for piece in streams.cut(checked, self.chunk_length, self.chunk_stride or self.chunk_length):
+            scales: list[NDArray[np.float32]] = []
+            codes = self._network.encode_array(self._normalized(piece, scales), codebooks=codebooks)
+            yield Part(codes, scales[0] if scales else None)
+
+    def decode_stream(self, parts: Iterable[Part]) -> Iterator[NDArray[np.float32]]:
+        """Parts of codes, one after another -> audio [B, channels, n], each sample as soon as no later part changes it.
+
+        Joined, the audio is whole frames long: cut it at the length that was encoded. Where the codec works in chunks
+        a part is a chunk with its scale, else any number of frames. Raises InputError as `decode` does.
+        """
+        parts = (self._checked_part(part) for part in parts)
+        if self.chunk_length is None:
+            feed = self._network.decoder_stream()
+            blocks = streams.fed(feed, (part.codes for part in parts), self._is_local)
+        else:
+            blocks = chunks.mixed(map(self._decoded, parts), self.chunk_stride or 0)
+        yield from (block for block in blocks if block.shape[-1])
+
+    def decoder(self) -> Feed:
+        """A decoder to be fed by hand: called with codes [B, K, f] and whether they are the last, it gives final audio.
+
+        For a codec that does not work in chunks; the codes are trusted.
+        """
+        feed: Feed = self._network.decoder_stream()
+        return feed if self._is_local else streams.Gathered(feed)
+
+    @property
+    def _is_local(self) -> bool:
+        return plan.is_local(plan.decoder_plan(self.config))
+
+    def _decoded(self, part: Part) -> NDArray[np.float32]:
+        audio: NDArray[np.float32] = self._network.decode_array(part.codes)
+        return audio if part.scale is None else audio * part.scale[:, :, None]
+
+    def _checked_part(self, part: Part) -> Part:
+        scales = None if part.scale is None else (part.scale,)
+        self._check_codes(Encoded((part.codes,), scales, 1))
+        return part
 
     def latents(self, audio: NDArray[np.floating]) -> NDArray[np.float32]:
         """audio [channels, samples] or [B, channels, samples] -> latents [D, F] or [B, D, F], before any codebook.
@@ -143,7 +209,7 @@ class EncodecModel:
         batch = self._checked(audio)
         if self.chunk_length is not None and batch.shape[-1] > self.chunk_length:
             raise AudioError(f"this codec works in chunks of {self.chunk_length} samples: ask for the latents of one")
-        latents = self._network.latents_array(self._normalized([batch])[0][0])
+        latents = self._network.latents_array(self._normalized(batch, []))
         return latents if audio.ndim == 3 else latents[0]
 
     def _checked(self, audio: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -165,14 +231,12 @@ class EncodecModel:
             raise AudioError("the audio holds values that are not finite (NaN or infinity): repair it first")
         return audio.astype(np.float32, copy=False).reshape(-1, *audio.shape[-2:])
 
-    def _normalized(
-        self, pieces: list[NDArray[np.float32]]
-    ) -> tuple[list[NDArray[np.float32]], tuple[NDArray[np.float32], ...] | None]:
+    def _normalized(self, piece: NDArray[np.float32], scales: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         if not self.config.normalize:
-            return pieces, None
+            return piece
         # The loudness of each chunk, kept beside its codes: the mean square of the mono mix, and never quite zero.
-        scales = [np.sqrt(np.mean(piece.mean(1) ** 2, axis=1, keepdims=True)) + np.float32(1e-8) for piece in pieces]
-        return [piece / scale[:, :, None] for piece, scale in zip(pieces, scales)], tuple(scales)
+        scales.append(np.sqrt(np.mean(piece.mean(1) ** 2, axis=1, keepdims=True)) + np.float32(1e-8))
+        return piece / scales[-1][:, :, None]
 
     def _check_codes(self, encoded: Encoded) -> None:
         config, pieces = self.config, encoded.chunks
@@ -203,16 +267,19 @@ class EncodecModel:
 
 
 def _side_by_side(
-    function: Callable[[NDArray[Any]], NDArray[Any]], arrays: Sequence[NDArray[Any]]
-) -> list[NDArray[Any]]:
-    """`function` of each array [B, ...], with neighbours of one shape joined along the batch."""
-    results: list[NDArray[Any]] = []
+    function: Callable[[NDArray[Any]], NDArray[Any]], arrays: Iterable[NDArray[Any]]
+) -> Iterator[NDArray[Any]]:
+    """`function` of each array [B, ...], with a few neighbours of one shape joined along the batch."""
     for shape, same in groupby(arrays, key=lambda array: array.shape):
-        group, step = list(same), max(1, ROWS_AT_ONCE // shape[0])
-        for start in range(0, len(group), step):
-            some = group[start : start + step]
-            results += np.split(function(np.concatenate(some)), len(some))
-    return results
+        step = max(1, ROWS_AT_ONCE // shape[0])
+        while some := list(islice(same, step)):
+            yield from np.split(function(np.concatenate(some)), len(some))
+
+
+def _scaled(
+    pieces: Iterator[NDArray[np.float32]], scales: tuple[NDArray[np.float32], ...] | None
+) -> Iterator[NDArray[np.float32]]:
+    return pieces if scales is None else (piece * scale[:, :, None] for piece, scale in zip(pieces, scales))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

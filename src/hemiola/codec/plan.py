@@ -37,13 +37,29 @@ class Conv:
         """Samples out for `length` in."""
         return -(-length // self.stride)
 
+    @property
+    def window(self) -> int:
+        """Samples that one output reads."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def edge(self) -> int:
+        """Samples that must be there before either end can be padded, whatever the length turns out to be."""
+        widest = max(self.left, self.right + self.stride - 1)
+        return widest + 1 if widest and self.pad_mode == "reflect" else 0
+
+    def ready(self, length: int, *, last: bool) -> int:
+        """Outputs that `length` padded samples give; until the last, what the end may mirror is kept back."""
+        kept = 0 if last else self.stride + min(self.edge, self.right + self.stride)
+        return max(0, (length - max(self.window, kept)) // self.stride + 1)
+
     def reads(self, outputs: Span) -> Span:
         """The inputs that a stretch of outputs is computed from."""
-        return _spread(outputs, self.stride, (self.kernel - 1) * self.dilation, self.left)
+        return _spread(outputs, self.stride, self.window - 1, self.left)
 
     def moves(self, inputs: Span) -> Span:
         """The outputs that a stretch of inputs has a part in."""
-        return _gather(inputs, self.stride, (self.kernel - 1) * self.dilation, self.left)
+        return _gather(inputs, self.stride, self.window - 1, self.left)
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,11 @@ def decoder_plan(config: EncodecConfig) -> Plan:
         width //= 2
         layers += _residuals(config, width)
     return (*layers, Elu(), _conv(config, width, config.audio_channels, config.last_kernel_size))
+
+
+def is_local(plan: Plan) -> bool:
+    """Whether audio can go through in blocks: group norm wants to see the whole."""
+    return not any(conv.group_norm for layer in plan for conv in _convs(layer))
 
 
 def hop(plan: Plan) -> int:

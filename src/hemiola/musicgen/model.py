@@ -122,8 +122,35 @@ class MusicgenModel:
             raise InputError(f"codes must be [{self.codebooks}, frames], not {list(codes.shape)}")
         if samples == 0:
             return np.zeros((self.channels, 0), dtype=np.float32)
-        channels = np.stack([codes[channel :: self.channels] for channel in range(self.channels)])
-        return self.codec.decode(Encoded((channels,), None, samples))[:, 0]
+        return self.codec.decode(Encoded((self._by_channel(codes),), None, samples))[:, 0]
+
+    def sound(self, samples: int) -> Sound:
+        """What makes audio of one piece, `samples` long, while its codes are still being written."""
+        return Sound(self, samples)
+
+    def _by_channel(self, codes: np.ndarray) -> np.ndarray:
+        """[codebooks, frames] -> [channels, codebooks of one, frames]: the mono codec takes channels as a batch."""
+        return np.stack([codes[channel :: self.channels] for channel in range(self.channels)])
+
+
+class Sound:
+    """Audio of one piece, block by block: called with its codes in order, it gives the samples that are final."""
+
+    def __init__(self, model: MusicgenModel, samples: int) -> None:
+        self._model, self._decoder = model, model.codec.decoder()
+        self._samples, self._frames = samples, model.timebase.frames(samples)
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Codes [codebooks, n], n >= 0, that go on where the last ended -> audio float32 [channels, m].
+
+        All of it is what `MusicgenModel.decode` makes of all codes; with the last frame comes the last sample.
+        """
+        if codes.shape[1] == 0:
+            return np.zeros((self._model.channels, 0), np.float32)
+        self._frames -= codes.shape[1]
+        audio = self._decoder(self._model._by_channel(codes), self._frames <= 0)[:, 0, : self._samples]
+        self._samples -= audio.shape[1]
+        return audio
 
 
 def decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:

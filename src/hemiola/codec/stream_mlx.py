@@ -1,0 +1,179 @@
+"""SEANet in MLX, block by block: what goes in in pieces comes out as if it were one. Mirrors stream_torch.py.
+
+Each layer keeps what it still needs of the blocks before, and gives what no later block can change. Blocks are
+[B, T, C] and T may be 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import mlx.core as mx
+from mlx import nn
+from mlx.core import array as Tensor
+
+from hemiola.codec import seanet_mlx as seanet
+from hemiola.codec.seanet_mlx import pad
+
+
+class ConvStream:
+    """A convolution; it keeps the samples that its next window begins with."""
+
+    def __init__(self, layer: seanet.Conv) -> None:
+        self.spec, self.norm = layer.spec, layer.norm
+        self.product = Product(layer.conv, layer.spec.stride, layer.spec.dilation)
+        self.held: Tensor | None = None
+        self.length = 0
+        self.padded = False
+
+    def __call__(self, x: Tensor, last: bool) -> Tensor:
+        """x [B, n, inputs] -> [B, m, outputs]: what is final by now."""
+        spec = self.spec
+        self.length += x.shape[1]
+        x = joined(self.held, x)
+        if not self.padded and self.length < spec.edge and not last:
+            self.held = x
+            return empty(x, spec.outputs)
+        left, right = 0 if self.padded else spec.left, spec.right + spec.extra(self.length) if last else 0
+        x, self.padded = pad(x, left, right, spec.pad_mode), True
+        count = spec.ready(x.shape[1], last=last)
+        self.held = kept(x, count * spec.stride)
+        return normed(self.norm, self.product(x, count)) if count else empty(x, spec.outputs)
+
+
+class ConvTransposeStream:
+    """A transposed convolution; it keeps one frame, for a stride of outputs is made of two."""
+
+    def __init__(self, layer: seanet.ConvTranspose) -> None:
+        self.spec, self.norm = layer.spec, layer.norm
+        self.product = Upsampling(layer.conv, layer.spec.stride)
+        self.held: Tensor | None = None
+
+    def __call__(self, x: Tensor, last: bool) -> Tensor:
+        """x [B, n, inputs] -> [B, m, outputs]: what is final by now."""
+        spec, first = self.spec, self.held is None
+        if first and x.shape[1] == 0:
+            return empty(x, spec.outputs)
+        nothing = mx.zeros_like(x[:, :1]) if first else mx.zeros_like(cast(Tensor, self.held))
+        x = mx.concatenate([nothing if first else cast(Tensor, self.held), x, *([nothing] if last else [])], axis=1)
+        self.held = kept(x, x.shape[1] - 1)
+        if x.shape[1] == 1:
+            return empty(x, spec.outputs)
+        y = normed(self.norm, self.product(x))
+        return y[:, spec.left if first else 0 : y.shape[1] - (spec.right if last else 0)]
+
+
+class ResidualStream:
+    """Two convolutions with a way around them; it keeps the input that the convolutions have not come to."""
+
+    def __init__(self, layer: seanet.Residual) -> None:
+        _, first, _, second = layer.block
+        self.first, self.second = ConvStream(first), ConvStream(second)
+        shortcut = layer.shortcut
+        self.shortcut = ConvStream(shortcut) if isinstance(shortcut, seanet.Conv) else None
+        self.held: Tensor | None = None
+
+    def __call__(self, x: Tensor, last: bool) -> Tensor:
+        """x [B, n, width] -> [B, m, width]: what is final by now."""
+        y = self.second(nn.elu(self.first(nn.elu(x), last)), last)
+        x = joined(self.held, x)
+        self.held = kept(x, y.shape[1])
+        x = x[:, : y.shape[1]]
+        return y + (x if self.shortcut is None else self.shortcut(x, last))
+
+
+class LstmStream:
+    """A stack of LSTM layers; it keeps their state."""
+
+    def __init__(self, layer: seanet.Lstm) -> None:
+        self.lstm = layer.lstm
+        self.state: list[tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, x: Tensor, last: bool) -> Tensor:
+        """x [B, n, width] -> [B, n, width]."""
+        if x.shape[1] == 0:
+            return x
+        y, after = x, []
+        for layer, before in zip(self.lstm, self.state or [(None, None)] * len(self.lstm)):
+            hidden, cell = layer(y, *before)
+            y = hidden
+            after.append((hidden[:, -1], cell[:, -1]))
+        self.state = after
+        return x + y
+
+
+class EluStream:
+    """The activation before a convolution; it keeps nothing."""
+
+    def __init__(self, layer: seanet.Elu) -> None:
+        pass
+
+    def __call__(self, x: Tensor, last: bool) -> Tensor:
+        """x [B, n, width] -> [B, n, width]."""
+        return nn.elu(x)
+
+
+STREAMS: dict[type, Callable[[Any], Callable[[Tensor, bool], Tensor]]] = {
+    seanet.Conv: ConvStream,
+    seanet.ConvTranspose: ConvTransposeStream,
+    seanet.Residual: ResidualStream,
+    seanet.Lstm: LstmStream,
+    seanet.Elu: EluStream,
+}
+
+
+class SeanetStream:
+    """An encoder or a decoder, fed block by block. With group norm, the first block has to be the whole."""
+
+    def __init__(self, network: seanet.Seanet) -> None:
+        self.steps = [STREAMS[type(layer)](layer) for layer in network.layers]
+
+    def __call__(self, x: Tensor, last: bool) -> Tensor:
+        """Samples [B, n, channels] -> latents [B, f, D] for an encoder, and back for a decoder: what is final."""
+        for step in self.steps:
+            x = step(x, last)
+        return x
+
+
+class Product:
+    """A convolution, of as many outputs as are asked for."""
+
+    def __init__(self, conv: nn.Conv1d, stride: int, dilation: int) -> None:
+        self.conv, self.stride = conv, stride
+        self.window = (conv.weight.shape[1] - 1) * dilation + 1
+
+    def __call__(self, x: Tensor, count: int) -> Tensor:
+        """x [B, T, inputs] -> [B, count, outputs]."""
+        return self.conv(x[:, : (count - 1) * self.stride + self.window])
+
+
+class Upsampling:
+    """A transposed convolution, of the outputs to which both frames are known."""
+
+    def __init__(self, conv: nn.ConvTranspose1d, stride: int) -> None:
+        self.conv, self.stride = conv, stride
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, n + 1, inputs], the first of them the frame before -> [B, n * stride, outputs]."""
+        return self.conv(x)[:, self.stride : x.shape[1] * self.stride]
+
+
+def joined(held: Tensor | None, x: Tensor) -> Tensor:
+    """A block after what was held of the blocks before."""
+    return x if held is None or held.shape[1] == 0 else mx.concatenate([held, x], axis=1)
+
+
+def kept(x: Tensor, start: int) -> Tensor:
+    """What is to be held of a block: a copy, so that the block itself can go."""
+    return mx.contiguous(x[:, start:])
+
+
+def empty(x: Tensor, width: int) -> Tensor:
+    """A block in which nothing is final yet."""
+    return mx.zeros((len(x), 0, width), x.dtype)
+
+
+def normed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Group norm has its channels at the end."""
+    return norm(x)
