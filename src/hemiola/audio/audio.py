@@ -11,7 +11,7 @@ import numpy as np
 from hemiola.audio import io
 from hemiola.audio.resample import resample
 from hemiola.errors import AudioError
-from hemiola.timebase import Timebase
+from hemiola.timebase import Seconds, Timebase
 
 MAX_CHANNELS = 64
 
@@ -59,10 +59,16 @@ class Audio:
         """The duration, exact."""
         return Timebase(self.sample_rate, 1).seconds(self.length)
 
-    def resample(self, sample_rate: int) -> Audio:
-        """The same sound at another rate, in the whole number of samples nearest to its duration."""
+    def resample(self, sample_rate: int, seconds: Seconds | None = None) -> Audio:
+        """The same sound at another rate, in the whole number of samples nearest to its duration.
+
+        `seconds` is the duration that was meant, where it is no whole number of samples at the rate it has now.
+        """
         rate = _checked_rate(sample_rate)
-        return self if rate == self.sample_rate else Audio(resample(self.samples, self.sample_rate, rate), rate)
+        if rate == self.sample_rate:
+            return self
+        length = None if seconds is None else Timebase(rate, 1).samples(seconds)
+        return Audio(resample(self.samples, self.sample_rate, rate, length), rate)
 
     def to_channels(self, channels: int) -> Audio:
         """One channel doubled into two, or any number averaged into one; raises AudioError for other changes."""

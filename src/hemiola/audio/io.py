@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,18 @@ def check_destination(path: str | Path, *, force: bool = False) -> None:
     """`check_place` for a sound file: its extension has to name a format as well."""
     _refuse_place(Path(path), force)
     _format(Path(path), None)
+
+
+def check_rate(path: str | Path, sample_rate: int) -> None:
+    """Raise OutputError now for a sample rate that the format of a sound file cannot hold."""
+    path = Path(path)
+    format_name, _, subtype = _format(path, None)
+    _refuse_size(path, 0, sample_rate)
+    try:
+        # Nothing says which rates there are but the encoder itself.
+        soundfile.SoundFile(BytesIO(), "w", sample_rate, 1, subtype, format=format_name).close()
+    except soundfile.SoundFileError as error:
+        raise OutputError(f"{format_name} cannot hold {sample_rate} Hz: ask for 44100, or save as .wav") from error
 
 
 def _refuse_place(path: Path, force: bool) -> None:

@@ -17,18 +17,23 @@ def resampled_length(length: int, from_hz: int, to_hz: int) -> int:
     return max(1, Timebase(to_hz, 1).samples(Timebase(from_hz, 1).seconds(length)))
 
 
-def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Float32 [channels, n] at `from_hz` -> float32 [channels, resampled_length(n)] at `to_hz`; soxr, quality HQ.
+def resample(samples: np.ndarray, from_hz: int, to_hz: int, length: int | None = None) -> np.ndarray:
+    """Float32 [channels, n] at `from_hz` -> float32 [channels, length] at `to_hz`; soxr, quality HQ.
 
-    Raises AudioError for a rate that is not a positive whole number, or one that soxr cannot reach.
+    `length` is resampled_length(n) unless another is given: cut, or silent after the end. Raises AudioError for a
+    rate that is not a positive whole number, or one that soxr cannot reach.
     """
     try:
         if max(from_hz, to_hz) > _MOST * min(from_hz, to_hz):
             raise ValueError(f"they are more than {_MOST} times apart")
-        length = resampled_length(samples.shape[1], from_hz, to_hz)
+        length = length or resampled_length(samples.shape[1], from_hz, to_hz)
         if from_hz == to_hz:
             return samples
-        heard = soxr.resample(samples.T, from_hz, to_hz, quality="HQ").T[:, :length]
+        # A duration that is no whole number of samples at the old rate may end just after the last of them; there the
+        # resampler goes on as it does between samples.
+        ends_later = length > resampled_length(samples.shape[1], from_hz, to_hz)
+        padded = np.pad(samples, ((0, 0), (0, 1))) if ends_later else samples
+        heard = soxr.resample(padded.T, from_hz, to_hz, quality="HQ").T[:, :length]
     except (TypeError, ValueError, RuntimeError) as error:
         raise AudioError(f"cannot resample from {from_hz} to {to_hz} Hz: {error}") from error
     missing = length - heard.shape[1]

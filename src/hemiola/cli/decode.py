@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
-from hemiola.cli import options, screen
+from hemiola.cli import options, results, screen
 from hemiola.errors import InputError
+from hemiola.timebase import Timebase
 
 
 def decode(
@@ -17,19 +19,29 @@ def decode(
     model: Annotated[str | None, Option(help="Another codec than the one that the file names.")] = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
+    sample_rate: results.SampleRate = None,
+    fade_in: results.FadeIn = None,
+    fade_out: results.FadeOut = None,
+    loudness: results.Loudness = None,
+    format: results.Format = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
-    """Turn codes back into sound, exact to the sample."""
+    """Turn codes back into sound, exact to the sample.
+
+    CODES is a .safetensors of `hemiola encode`, or an .ecdc of Meta's encodec without its language model. The sound is
+    resampled, then faded, then brought to its loudness, never past full scale.
+    """
     from hemiola.audio import io
     from hemiola.audio.audio import Audio
-    from hemiola.cli import checkpoints, naming
-    from hemiola.codec import codes
+    from hemiola.cli import checkpoints, containers
     from hemiola.codec.model import EncodecModel
 
-    path = output or Path(file.stem + naming.DEFAULT_FORMAT)
+    finish = results.finish(sample_rate=sample_rate, fade_in=fade_in, fade_out=fade_out, loudness=loudness)
+    path = results.named(output, file.stem, format)
     io.check_destination(path, force=force)
-    found = codes.load(file)
+    found = containers.container(file).load(file)
+    results.require_fit(finish, path, Timebase(found.sampling_rate, 1).seconds(found.encoded.length))
     name = model or checkpoints.name_of(found.model, found.revision)
     codec = EncodecModel.from_pretrained(
         checkpoints.found(name, allow_pickle).folder, backend=backend, device=device, allow_pickle=allow_pickle
@@ -39,9 +51,12 @@ def decode(
             f"{file} is of a codec at {found.sampling_rate} Hz with {found.channels} channel(s), "
             f"{name} has {codec.sampling_rate} Hz and {codec.channels}: leave out --model"
         )
-    audio = Audio(codec.decode(found.encoded), codec.sampling_rate)
-    saved = audio.save(path, force=force)
+    began = time.perf_counter()
+    samples = codec.decode(found.encoded)
+    took_seconds = time.perf_counter() - began
+    finished = finish.apply(Audio(samples, codec.sampling_rate))
+    saved = finished.audio.save(path, force=force)
     screen.written(saved.path)
-    screen.note(f"  {audio.length:,} samples, {screen.shown(audio.seconds)}")
-    if saved.gain_db:
-        screen.note(f"  turned down by {-saved.gain_db:.1f} dB, for {saved.encoding} would have clipped")
+    screen.note(f"  {finished.audio.length:,} samples, {screen.shown(finished.audio.seconds)}")
+    containers.describe(codec, found.encoded, file, took_seconds)
+    results.describe(finished, finish, saved)

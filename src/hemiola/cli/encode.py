@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 def encode(
     sound: Annotated[Path, Argument(help="A sound file.", show_default=False)],
     output: options.Output = None,
-    model: Annotated[str, Option(help=options.MODEL_HELP)] = "sketch",
+    model: Annotated[
+        str | None, Option(help=f"{options.MODEL_HELP} [default: sketch; for .ecdc facebook/encodec_24khz]")
+    ] = None,
     bandwidth: Annotated[float | None, Option(help="In kbps, one of the codec's. [default: the highest]")] = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
@@ -26,27 +29,29 @@ def encode(
 ) -> None:
     """Turn a sound file into a codec's codes.
 
-    The codes go to a safetensors file with all that `hemiola decode` needs. What the codec does not take as it is,
-    is mixed and resampled first.
+    The codes go to a safetensors file with all that `hemiola decode` needs, or with -o NAME.ecdc to Meta's container,
+    which holds codes of EnCodec at 24 and 48 kHz. What the codec does not take as it is, is mixed and resampled first.
     """
     from hemiola.audio import io
     from hemiola.audio.audio import Audio
-    from hemiola.cli import checkpoints
+    from hemiola.cli import checkpoints, containers
     from hemiola.codec import codes
     from hemiola.codec.model import EncodecModel
 
     path = output or Path(sound.stem + codes.EXTENSION)
     io.check_place(path, force=force)
     audio = Audio.load(sound)
-    checkpoint = checkpoints.found(model, allow_pickle)
+    checkpoint = checkpoints.found(model or containers.default_model(path), allow_pickle)
     codec = EncodecModel.from_pretrained(checkpoint.folder, backend=backend, device=device, allow_pickle=allow_pickle)
+    containers.check_codec(path, codec, checkpoint)
     audio = _fitted(audio, codec)
+    began = time.perf_counter()
     encoded = codec.encode(audio.samples, bandwidth)
-    name, revision = checkpoints.identity(checkpoint)
-    codes.save(path, codes.Codes(encoded, name, revision, codec.sampling_rate, codec.channels), force=force)
+    took_seconds = time.perf_counter() - began
+    found = codes.Codes(encoded, *checkpoints.identity(checkpoint), codec.sampling_rate, codec.channels)
+    containers.container(path).save(path, found, force=force)
     screen.written(path)
-    frames = sum(chunk.shape[-1] for chunk in encoded.chunks)
-    screen.note(f"  {frames:,} frames of {encoded.chunks[0].shape[-2]} codebooks, {screen.shown(audio.seconds)}")
+    containers.describe(codec, encoded, path, took_seconds)
 
 
 def _fitted(audio: Audio, codec: EncodecModel) -> Audio:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from hemiola.cli import options, screen
+from hemiola.cli import options, results, screen
 from hemiola.errors import InputError
 
 if TYPE_CHECKING:
+    from hemiola.audio.audio import Audio
+    from hemiola.audio.finish import Finish
     from hemiola.backend import Backend
     from hemiola.cli.naming import Place
     from hemiola.cli.records import Record
@@ -43,9 +45,12 @@ def generate(
     backend: Annotated[str | None, Option(help="torch or mlx. [default: auto]")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu. [default: auto]")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16, float16, int8, auto. [default: float32]")] = None,
-    quantize: Annotated[
-        int | None, Option(help="Bits of the decoder's matrices: 8, on mlx also 4. [default: off]")
-    ] = None,
+    quantize: Annotated[int | None, Option(help="Bits of the matrices: 8, on mlx also 4. [default: off]")] = None,
+    sample_rate: results.SampleRate = None,
+    fade_in: results.FadeIn = None,
+    fade_out: results.FadeOut = None,
+    loudness: results.Loudness = None,
+    format: results.Format = None,
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
@@ -53,6 +58,7 @@ def generate(
 
     Writes the audio and a .json beside it, from which `hemiola generate --from FILE.json` makes the same piece again.
     Without -o the file is named after prompt and seed. Several pieces are numbered: song-1.wav, song-2.wav.
+    A piece is resampled, then faded, then brought to its loudness, never past full scale; the length stays exact.
     """
     from hemiola.cli import naming, records
 
@@ -60,12 +66,16 @@ def generate(
     settings = _given(prompt=prompt, seconds=seconds, seed=seed, guidance=guidance, negative=negative)
     settings |= _given(top_k=top_k, top_p=top_p, temperature=temperature)
     requests = _requests(settings, record, batch_file, count)
-    places = naming.places(output, requests, count, force=force)
+    finish = results.finish(record, sample_rate=sample_rate, fade_in=fade_in, fade_out=fade_out, loudness=loudness)
+    suffix = results.suffix(output, format, record)
+    places = naming.places(output, requests, count, suffix=suffix, force=force)
+    for request, place in zip(requests, places):
+        results.require_fit(finish, place.path, request.seconds)
     machine = _given(backend=backend, device=device, dtype=dtype, quantize=quantize)
     studio = _load(model, machine, record, allow_pickle)
     # A record is held to what it says when nothing about the music is asked for otherwise.
     is_again = record is not None and not settings and model is None and count == 1
-    _make(requests, places, studio, record if is_again else None)
+    _make(requests, places, studio, finish, record if is_again else None)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,9 @@ def _load(model: str | None, machine: dict[str, Any], record: Record | None, all
     return _Studio(music, checkpoint, choice)
 
 
-def _make(requests: list[Request], places: list[Place], studio: _Studio, expected: Record | None) -> None:
+def _make(
+    requests: list[Request], places: list[Place], studio: _Studio, finish: Finish, expected: Record | None
+) -> None:
     clock = studio.music.timebase
     lengths = [clock.seconds(request.samples(clock)) for request in requests]
     for first in range(0, len(requests), TOGETHER):
@@ -132,28 +144,28 @@ def _make(requests: list[Request], places: list[Place], studio: _Studio, expecte
         title = "music" if len(requests) <= TOGETHER else f"{first + 1}-{last} of {len(requests)}"
         began = time.perf_counter()
         with screen.music_bar(title, sum(lengths[group], Fraction())) as progress:
-            results = studio.music.generate(requests[group], progress=progress)
+            made = studio.music.generate(requests[group], progress=progress)
         speed = float(sum(lengths[group])) / (time.perf_counter() - began)
-        for result, place in zip(results, places[group]):
+        for result, place in zip(made, places[group]):
             if expected is not None:
                 expected.require_same(result)
-            _write(result, place, studio)
-            screen.note(
-                f"  {result.audio.length:,} samples, {screen.shown(result.audio.seconds)}, {speed:.1f}x real time"
-            )
+            audio = _write(result, place, studio, finish)
+            screen.note(f"  {audio.length:,} samples, {screen.shown(audio.seconds)}, {speed:.1f}x real time")
 
 
-def _write(result: Result, place: Place, studio: _Studio) -> None:
-    """Write record and audio; both appear, or neither."""
+def _write(result: Result, place: Place, studio: _Studio, finish: Finish) -> Audio:
+    """Finish a piece, write record and audio, both or neither, and say what was done."""
     from hemiola.audio.io import replacing
     from hemiola.cli import naming, records
 
+    finished = finish.apply(result.audio, result.request.seconds)
+    result = replace(result, audio=finished.audio)
     with place.claimed() as (path, force):
-        text = records.record(result, path, studio.checkpoint, studio.choice)
+        text = records.record(result, finish, path, studio.checkpoint, studio.choice)
         with replacing(naming.record_path(path), force=force) as temporary:
             # A path may hold bytes that are no text; this writes them as JSON does.
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
             saved = result.audio.save(path, force=force)
     screen.written(path)
-    if saved.gain_db:
-        screen.note(f"  turned down by {-saved.gain_db:.1f} dB, for {saved.encoding} would have clipped")
+    results.describe(finished, finish, saved)
+    return result.audio

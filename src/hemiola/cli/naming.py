@@ -14,8 +14,6 @@ from hemiola.audio import io
 from hemiola.errors import OutputError
 from hemiola.request import Request
 
-DEFAULT_FORMAT = ".wav"
-
 
 @dataclass(frozen=True)
 class Place:
@@ -65,19 +63,20 @@ def record_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def places(output: Path | None, requests: Sequence[Request], pieces: int, *, force: bool = False) -> list[Place]:
+def places(output: Path | None, requests: Sequence[Request], pieces: int, *, suffix: str, force: bool) -> list[Place]:
     """A checked place for each request, whose seeds are settled; `pieces` variations of each stand in a row.
 
-    Several pieces are numbered: song-1.wav, song-2.wav. Raises OutputError when one cannot be written.
+    Several pieces are numbered: song-1.wav, song-2.wav. A name that lacks a suffix gets `suffix`. Raises OutputError
+    when one cannot be written.
     """
     if output is None or output.is_dir():
         folder = output or Path()
         stems = [f"{slug(request.prompt)}-{request.seed}" for request in requests]
         if pieces > 1:
             stems = [f"{stem}-{index % pieces + 1}" for index, stem in enumerate(stems)]
-        found = [Place(folder / f"{stem}{DEFAULT_FORMAT}", is_free=True) for stem in stems]
+        found = [Place(folder / f"{stem}{suffix}", is_free=True) for stem in stems]
     else:
-        found = [Place(path, is_free=False, force=force) for path in _numbered(output, len(requests))]
+        found = [Place(path, is_free=False, force=force) for path in _numbered(output, suffix, len(requests))]
     for place in found:
         place.check()
     return found
@@ -89,9 +88,9 @@ def slug(prompt: str | None) -> str:
     return words[:40].strip("-") or "music"
 
 
-def _numbered(output: Path, pieces: int) -> list[Path]:
+def _numbered(output: Path, suffix: str, pieces: int) -> list[Path]:
     # A device file must be refused under its own name, not completed into another one.
-    path = output if output.suffix or output.exists() else output.with_suffix(DEFAULT_FORMAT)
+    path = output if output.suffix or output.exists() else output.with_suffix(suffix)
     if pieces == 1:
         return [path]
     return [path.with_stem(f"{path.stem}-{number}") for number in range(1, pieces + 1)]

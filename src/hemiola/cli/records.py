@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hemiola import __version__
+from hemiola.audio.finish import Finish
 from hemiola.backend import Backend
 from hemiola.cli import checkpoints
 from hemiola.errors import HemiolaError, InputError
@@ -21,6 +22,7 @@ from hemiola.request import Request
 from hemiola.weights.hub import Checkpoint
 
 REQUEST_FIELDS = tuple(field.name for field in fields(Request))
+FINISH_FIELDS = frozenset(field.name for field in fields(Finish))
 _NEEDED = {"prompt", "seconds", "seed", "model", "codes_sha256"}
 
 
@@ -35,6 +37,20 @@ class Record:
     def request(self) -> dict[str, Any]:
         """The fields of the request."""
         return {name: self.values[name] for name in REQUEST_FIELDS if name in self.values}
+
+    @property
+    def finish(self) -> dict[str, Any]:
+        """The settings of the finish, none when there was none; raises InputError for what is no such thing."""
+        values = self.values.get("finish", {})
+        if not isinstance(values, dict) or not values.keys() <= FINISH_FIELDS:
+            known = ", ".join(sorted(FINISH_FIELDS))
+            raise InputError(f"{self.path} holds a finish that is not known: expected some of {known}")
+        return values
+
+    @property
+    def audio(self) -> str:
+        """The name of the sound file."""
+        return str(self.values.get("audio", ""))
 
     @property
     def model(self) -> str:
@@ -76,8 +92,8 @@ def read(path: Path) -> Record:
     return Record(path, values)
 
 
-def record(result: Result, audio: Path, checkpoint: Checkpoint, choice: Backend) -> str:
-    """The JSON text that goes beside a piece."""
+def record(result: Result, finish: Finish, audio: Path, checkpoint: Checkpoint, choice: Backend) -> str:
+    """The JSON text that goes beside a piece, whose audio is finished."""
     model, revision = checkpoints.identity(checkpoint)
     values = {
         **result.request.to_dict(),
@@ -87,6 +103,7 @@ def record(result: Result, audio: Path, checkpoint: Checkpoint, choice: Backend)
         "device": choice.device,
         "dtype": choice.dtype,
         **({} if choice.quantize is None else {"quantize": choice.quantize}),
+        **({"finish": finish.to_dict()} if finish.to_dict() else {}),
         "audio": audio.name,
         "samples": result.audio.length,
         "sample_rate": result.audio.sample_rate,

@@ -113,6 +113,10 @@ class EncodecConfig:
             raise InputError(f"this codec has no bandwidth of {bandwidth_kbps} kbps: choose one of {allowed}")
         return self._codebooks_at(bandwidth_kbps)
 
+    def kbps_of(self, codebooks: int) -> Fraction:
+        """What the codes of so many codebooks take, in kbit a second."""
+        return self.frame_rate * codebooks * (self.codebook_size.bit_length() - 1) / 1000
+
     def _codebooks_at(self, bandwidth_kbps: float) -> int:
         # Whole frames a second, rounded up as in transformers: the count of codebooks has to match the checkpoint.
         bits_per_second = math.ceil(self.frame_rate) * (self.codebook_size.bit_length() - 1)
