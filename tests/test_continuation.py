@@ -161,7 +161,7 @@ def test_clips_that_cannot_be_are_refused(music: MusicGen, tmp_path: Path) -> No
         Request("slow", prompt_audio=tmp_path / "notes.wav")
     with pytest.raises(InputError, match="prompt_audio must be a sound file"):
         Request("slow", prompt_audio=3)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="the clip lasts 1.000 s, and the piece holds it: ask for more"):
+    with pytest.raises(InputError, match=r"the clip lasts 1\.000 s, and the piece holds it: ask for more"):
         music.generate([Request("slow", 1, prompt_audio=clip(50))])
     with pytest.raises(InputError, match="the clip holds 639 samples, less than a frame"):
         music.generate([Request("slow", 1, prompt_audio=clip(0, 639))])
