@@ -136,7 +136,7 @@ class MusicGen:
         counted = _Counted(pieces, self.model.config.decoder.pattern.longest, progress)
         for turn in range(max(len(piece.windows) for piece in pieces)):
             live = [piece for piece in pieces if turn < len(piece.windows)]
-            jobs = [piece.job(turn) for piece in live]
+            jobs = [self._job(piece, piece.windows[turn]) for piece in live]
             at = 0
             for block in self.model.tokens(jobs, block_frames=block_frames, progress=counted.of(turn), stop=stop):
                 for piece, rows in zip(live, block):
@@ -160,7 +160,9 @@ class MusicGen:
             codes = self._clip(request.prompt_audio, samples)
         stride = stride_frames(config, request.window_stride)
         rounds = windows(frames, window_frames(config), stride, known=codes.shape[1])
-        return _Piece(request, frames, tuple(rounds), codes)
+        tune = request.melody
+        melody = tune.to_channels(1).resample(self.sampling_rate).samples if isinstance(tune, Audio) else None
+        return _Piece(request, frames, tuple(rounds), codes, melody)
 
     def _clip(self, audio: Audio, samples: int) -> np.ndarray:
         """Codes of the whole frames of a clip that is shorter than `samples`.
@@ -175,6 +177,24 @@ class MusicGen:
         if not frames:
             raise InputError(f"the clip holds {clip.length} samples, less than a frame: go on from a longer one")
         return self.model.encode(clip.samples)[:, :frames]
+
+    def _job(self, piece: _Piece, window: Window) -> Job:
+        """What the model is to write of a piece in one window."""
+        request, melody = piece.request, None
+        if piece.melody is not None:
+            melody = self.model.melody(piece.melody, self.timebase.samples_of(window.start))
+        return Job(
+            text=request.words,
+            frames=window.frames,
+            seed=request.seed or 0,
+            variation=request.variation,
+            sampling=request.sampling,
+            guidance=request.guidance,
+            negative=request.negative_words,
+            prompt=piece.codes[:, window.start :] if window.prompt else None,
+            start=window.start,
+            melody=melody,
+        )
 
     def _result(self, piece: _Piece) -> Result:
         samples = self.model.decode(piece.codes, piece.request.samples(self.timebase))
@@ -206,14 +226,15 @@ def _loaded(model: str, backend: str, device: str, dtype: str) -> MusicGen:
     return MusicGen.from_pretrained(model, backend=backend, device=device, dtype=dtype)
 
 
+@dataclass(eq=False)
 class _Piece:
-    """One request on its way: the windows that it takes, and its codes so far, those of a clip first."""
+    """One request on its way: the windows that it takes, its codes so far, those of a clip first, and its tune."""
 
-    def __init__(self, request: Request, frames: int, windows: tuple[Window, ...], codes: np.ndarray) -> None:
-        self.request = request
-        self.frames = frames
-        self.windows = windows
-        self.codes = codes
+    request: Request
+    frames: int
+    windows: tuple[Window, ...]
+    codes: np.ndarray
+    melody: np.ndarray | None
 
     @property
     def written(self) -> int:
@@ -224,21 +245,6 @@ class _Piece:
     def is_whole(self) -> bool:
         """Whether all frames are there."""
         return self.written == self.frames
-
-    def job(self, turn: int) -> Job:
-        """What the model is to write in one window."""
-        request, window = self.request, self.windows[turn]
-        return Job(
-            text=request.words,
-            frames=window.frames,
-            seed=request.seed or 0,
-            variation=request.variation,
-            sampling=request.sampling,
-            guidance=request.guidance,
-            negative=request.negative_words,
-            prompt=self.codes[:, window.start :] if window.prompt else None,
-            start=window.start,
-        )
 
     def take(self, start: int, rows: np.ndarray) -> None:
         """Add what is new in codes [codebooks, n] that begin at frame `start`; a window begins with its prompt."""

@@ -18,7 +18,7 @@ MAX_SECONDS = 3600  # an hour: longer is a slip of the keyboard more often than 
 MAX_PROMPT = 2000  # characters: a text is read whole, in memory that grows with its square
 MAX_SETTING = 1000  # of guidance and temperature: far beyond sense, and safe in float32
 LEAST_TEMPERATURE = 0.001  # below it, 0 is what is meant
-SOUNDS = ("prompt_audio",)  # fields that hold a sound
+SOUNDS = ("prompt_audio", "melody")  # fields that hold a sound
 
 Sound = Audio | str | Path
 
@@ -33,6 +33,7 @@ class Request:
     limit; temperature 0 always takes the likeliest.
 
     `prompt_audio` is a clip to go on from, a file or Audio at any rate: `seconds` is the whole, the clip included.
+    `melody` is a tune to follow, for a model that takes one; it begins with the piece, and repeats when it is shorter.
     `window_stride` is how many seconds each window of a long piece adds (None: three fifths of a window).
     Files are read here, once. Raises InputError for a value that cannot be, AudioError for a file that is no sound.
     """
@@ -47,6 +48,7 @@ class Request:
     guidance: float = 3.0
     negative: str | None = None
     prompt_audio: Sound | None = None
+    melody: Sound | None = None
     window_stride: Seconds | None = None
 
     def __post_init__(self) -> None:

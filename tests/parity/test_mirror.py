@@ -11,7 +11,7 @@ import pytest
 import hemiola
 
 PACKAGE = Path(hemiola.__file__).parent
-PAIRS = ("codec/encodec", "musicgen/t5", "musicgen/decoder", "musicgen/sampling", "musicgen/session")
+PAIRS = ("codec/encodec", *(f"musicgen/{each}" for each in ("t5", "decoder", "fused", "sampling", "session")))
 LEAST_IDENTICAL = 0.6
 
 # A module is called by this name in each framework.
@@ -20,7 +20,8 @@ CALL = {"forward": "__call__"}
 ONE_SIDED = {
     "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch
-    "session_mlx.py": {"_shapes", "_quantize"},  # torch has state_dict, and no weights of 8 or 4 bits
+    "session_mlx.py": {"_shapes"},  # torch has state_dict
+    "fused_mlx.py": {"quantize"},  # torch has no weights of 8 or 4 bits
 }
 # Parameters that only one side wants: in torch an array knows its device, in MLX whoever computes does.
 ONE_SIDED_PARAMETERS = {

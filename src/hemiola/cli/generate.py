@@ -38,6 +38,7 @@ def generate(
     guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
     negative: Annotated[str | None, Option(help="A prompt to steer away from.")] = None,
     continue_: Annotated[Path | None, Option("--continue", help="A clip to go on from; --seconds holds it.")] = None,
+    melody: Annotated[Path | None, Option(help="A tune to follow, for a melody model; the whole mix is used.")] = None,
     window_stride: Annotated[str | None, Option(help="Seconds that a window adds, over 30 s. [default: 18]")] = None,
     top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,
     top_p: Annotated[float | None, Option(help="Share of probability kept. [default: off]")] = None,
@@ -59,7 +60,7 @@ def generate(
     record = None if from_ is None else records.read(from_)
     settings = _given(prompt=prompt, seconds=seconds, seed=seed, guidance=guidance, negative=negative)
     settings |= _given(top_k=top_k, top_p=top_p, temperature=temperature)
-    settings |= _given(prompt_audio=continue_, window_stride=window_stride)
+    settings |= _given(prompt_audio=continue_, melody=melody, window_stride=window_stride)
     requests = _requests(settings, record, batch_file, count)
     places = naming.places(output, requests, count, force=force)
     machine = _given(backend=backend, device=device, dtype=dtype, quantize=quantize)
@@ -94,12 +95,14 @@ def _requests(settings: dict[str, Any], record: Record | None, batch_file: Path 
         wanted = prompts.read(batch_file, settings)
     elif record is not None:
         wanted = [Request(**record.request_with(settings))]
-    elif settings.keys() & {"prompt", "prompt_audio"}:
+    elif settings.keys() & {"prompt", "prompt_audio", "melody"}:
         wanted = [Request(**settings)]
     else:
         raise InputError('a prompt is missing: hemiola generate "slow piano with soft drums"')
     if not all(request.words for request in wanted):
         screen.note("note: an empty prompt leaves the model free to play anything")
+    if any(request.melody for request in wanted):
+        screen.note("note: the melody is that of the whole mix, whose sources are not separated")
     seeded = [request.settled() for request in wanted]
     return [replace(each, variation=each.variation + number) for each in seeded for number in range(count)]
 

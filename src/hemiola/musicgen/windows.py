@@ -29,7 +29,8 @@ class Window:
 def window_frames(config: MusicgenConfig) -> int:
     """The most frames a model can write at once: 30 s, or what its positions hold."""
     clock = config.codec.timebase
-    held = config.decoder.max_position_embeddings - config.decoder.pattern.longest - 1
+    ahead = config.decoder.melody.chroma_length if config.decoder.melody else 0
+    held = config.decoder.max_position_embeddings - config.decoder.pattern.longest - 1 - ahead
     return max(1, min(clock.frames(clock.samples(TRAINED_SECONDS)), held))
 
 
