@@ -337,3 +337,16 @@ def test_a_clip_needs_no_prompt_and_has_to_be_there(make: Run, tmp_path: Path) -
     assert make("slow", "--continue", "lost.wav").error == "lost.wav does not exist"
     assert "ask for more seconds" in make("slow", "--continue", "clip.wav", "--seconds", "0.1").error
     assert list(tmp_path.glob("slow*")) == []
+
+
+def test_a_tune_is_followed_and_recorded(make: Run, hemiola: Run, tmp_path: Path, family: dict[str, Path]) -> None:
+    tune = write_clip(tmp_path / "tune.wav")
+    ran = make("slow", "--melody", "tune.wav", "--model", family["stereo-melody"], "--seed", 7, "-o", "out.wav")
+    assert (ran.code, ran.out) == (0, "out.wav\n")
+    assert "the melody is that of the whole mix, whose sources are not separated" in ran.err
+    assert soundfile.info(tmp_path / "out.wav").channels == 2
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["melody_sha256"] == hashlib.sha256(tune.read_bytes()).hexdigest()
+    assert hemiola("generate", "--from", "out.json", "-o", "again.wav").code == 0
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "out.wav").read_bytes()
+    assert "takes no melody" in make("slow", "--melody", "tune.wav", "-o", "no.wav").error
