@@ -26,10 +26,11 @@ from hemiola.backend import choose
 from hemiola.musicgen.batch import Batch, Job
 from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.decoder_mlx import Decoder, Layer
+from hemiola.musicgen.fused_mlx import FusedDecoder, quantize
 from hemiola.musicgen.model import MusicgenModel
 from hemiola.musicgen.positions import sinusoids
 from hemiola.musicgen.sampling import Sampling
-from hemiola.musicgen.session_mlx import FusedDecoder, Session, _quantize
+from hemiola.musicgen.session_mlx import Session
 
 TEXT_LENGTH = 12
 GREEDY = Sampling(temperature=0)
@@ -87,7 +88,7 @@ class Products:
     def __init__(self, decoder: FusedDecoder) -> None:
         layers = decoder.layers
         self.each = [(layer.self_qkv, layer.self_out, layer.fc1, layer.fc2) for layer in layers]
-        self.text = [(layer.text_query, layer.text_out) for layer in layers]
+        self.text = [(layer.reader.query, layer.reader.out) for layer in layers]
         self.heads = decoder.heads
         used = [matrix for some in self.each for matrix in some] + [self.heads]
         of_text = [matrix for some in self.text for matrix in some]
@@ -156,7 +157,7 @@ def compare_steps(decoder: Decoder, steps: int) -> None:
     fused = {bits: FusedDecoder(config, tensors) for bits in (None, 8, 4)}
     for bits, each in fused.items():
         if bits is not None:
-            _quantize(each, bits)
+            quantize(each, bits)
         mx.eval(each.parameters())
     kinds: dict[str, Step] = {"layers written naively": Naive(decoder, batch, text).step}
     kinds |= {

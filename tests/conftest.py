@@ -63,3 +63,39 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         checkpoint_torch.save(folder / "tiny", text, decoder, codec, folder / "tokenizer.json")
     return folder / "tiny"
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, Path]:
+    """Folders of still smaller checkpoints, one of each kind; each has a clock of its own."""
+    import torch
+
+    from hemiola.codec.config import EncodecConfig
+    from hemiola.codec.encodec_torch import Encodec
+    from hemiola.musicgen import checkpoint_torch
+    from hemiola.musicgen.config import DecoderConfig, MelodyConfig, T5Config
+    from hemiola.musicgen.decoder_torch import Decoder
+    from hemiola.musicgen.t5_torch import T5Encoder
+
+    kinds: list[tuple[str, int, MelodyConfig | None, int, tuple[int, ...]]] = [
+        ("mono", 1, None, 32000, (8, 5, 4, 4)),
+        ("stereo", 2, None, 24000, (8, 5, 4, 4)),
+        ("melody", 1, MelodyConfig(), 32000, (8, 5, 4, 4)),
+        ("stereo-melody", 2, MelodyConfig(chroma_length=100), 16000, (8, 8, 5)),
+    ]
+    root = tmp_path_factory.mktemp("family")
+    for name, channels, melody, sampling_rate, ratios in kinds:
+        sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "ffn_dim": 16}
+        books = {"vocab_size": 16, "num_codebooks": 4 * channels, "audio_channels": channels}
+        clock = {"sampling_rate": sampling_rate, "upsampling_ratios": ratios, "target_bandwidths": (0.8,)}
+        small = {"num_filters": 2, "hidden_size": 4, "codebook_size": 16, "num_lstm_layers": 1}
+        with torch.random.fork_rng():
+            torch.manual_seed(channels)
+            checkpoint_torch.save(
+                root / name,
+                T5Encoder(T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4)),
+                Decoder(DecoderConfig(**sizes, **books, initializer_factor=0.3, melody=melody), text_width=16),
+                Encodec(EncodecConfig(**clock, **small, use_causal_conv=False, use_conv_shortcut=False)),
+                tiny / "tokenizer.json",
+            )
+    return {name: root / name for name, *_ in kinds}

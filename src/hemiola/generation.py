@@ -18,7 +18,7 @@ from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.windows import Window, window_frames, windows
+from hemiola.musicgen.windows import Window, stride_frames, window_frames, windows
 from hemiola.request import Request
 from hemiola.timebase import Seconds, Timebase
 
@@ -108,17 +108,10 @@ class MusicGen:
         `progress(done, total)` counts decoding steps. Once `stop()` is true no further step is taken, and only the
         pieces that are whole by then come back. Raises InputError for no requests, or one that rounds to no sample.
         """
-        requests = [request.settled() for request in requests]
-        parts: list[list[np.ndarray]] = [[] for _ in requests]
-        for _, block in self._codes(requests, None, progress, stop):
-            for part, codes in zip(parts, block):
-                part.append(codes)
-        joined = [np.concatenate(part, axis=1) for part in parts if part]
-        return [
-            self._result(request, codes)
-            for request, codes in zip(requests, joined)
-            if codes.shape[1] == self._frames(request)
-        ]
+        pieces = self._pieces(requests)
+        for _ in self._written(pieces, None, progress, stop):
+            pass
+        return [self._result(piece) for piece in pieces if piece.is_whole]
 
     def stream(
         self,
@@ -132,50 +125,91 @@ class MusicGen:
 
         Joined, they are what `generate` makes, the audio within rounding and cut to the same sample. With blocks of
         one frame the first samples are there after seven steps of a 32 kHz model.
-        A request without a seed is settled here, where nobody learns it. Raises as `generate` does.
+        A clip to go on from comes first, as the codec plays it. A request without a seed is settled here, where
+        nobody learns it. Raises as `generate` does.
         """
-        requests = [request.settled() for request in requests]
-        sounds = [self.model.sound(request.samples(self.timebase)) for request in requests]
+        pieces, sent = self._pieces(requests), 0
+        sounds = [self.model.sound(piece.request.samples(self.timebase)) for piece in pieces]
+        longest = max(piece.frames for piece in pieces)
         size = self.timebase.frame_near(BLOCK_SECONDS) if block_frames is None else block_frames
-        for start, codes in self._codes(requests, size, progress, stop):
-            yield Block(start, codes, tuple(sound(each) for sound, each in zip(sounds, codes)))
+        for _ in self._written(pieces, size, progress, stop):
+            # Pieces with clips or strides of their own are not at the same frame: what all of them have goes out.
+            ready = min((piece.written for piece in pieces if not piece.is_whole), default=longest)
+            if ready > sent:
+                codes = tuple(piece.codes[:, sent:ready] for piece in pieces)
+                yield Block(sent, codes, tuple(sound(each) for sound, each in zip(sounds, codes)))
+                sent = ready
 
-    def _codes(
-        self, requests: Sequence[Request], block_frames: int | None, progress: Progress | None, stop: Stop | None
-    ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-        """The first frame of each block, and the codes of each request in it (None: a window at a time).
-
-        A piece longer than the model's window is written window by window, each prompted with the end of the last.
-        """
-        if not requests:
-            raise InputError("there is nothing to make: give at least one request")
-        frames = [self._frames(request) for request in requests]
-        rounds = list(windows(max(frames), window_frames(self.model.config)))
-        written = [np.zeros((self.model.codebooks, 0), np.int32) for _ in requests]
-        counted = _Counted(rounds, self.model.config.decoder.pattern.longest, progress)
-        for window in rounds:
-            live = [index for index, total in enumerate(frames) if window.first < total]
-            jobs = [_job(requests[index], window, frames[index], written[index]) for index in live]
-            at = window.start
-            for block in self.model.tokens(jobs, block_frames=block_frames, progress=counted.of(window), stop=stop):
-                # A window's blocks begin with its prompt, which went out with the window before.
-                start, at = max(at, window.first), at + block.shape[-1]
-                if at <= start:
-                    continue
-                codes = [each[:, :0] for each in written]
-                for index, rows in zip(live, block):
-                    codes[index] = rows[:, start - at :][:, : max(0, frames[index] - start)]
-                    written[index] = np.concatenate([written[index], codes[index]], axis=1)
-                yield start, tuple(codes)
-            if at < window.start + window.frames:
+    def _written(
+        self, pieces: list[_Piece], block_frames: int | None, progress: Progress | None, stop: Stop | None
+    ) -> Iterator[None]:
+        """Write pieces window by window, all that have a window left side by side; a turn after every block."""
+        counted = _Counted(pieces, self.model.config.decoder.pattern.longest, progress)
+        for turn in range(max(len(piece.windows) for piece in pieces)):
+            live = [piece for piece in pieces if turn < len(piece.windows)]
+            jobs = [self._job(piece, piece.windows[turn]) for piece in live]
+            at = 0
+            for block in self.model.tokens(jobs, block_frames=block_frames, progress=counted.of(turn), stop=stop):
+                for piece, rows in zip(live, block):
+                    piece.take(piece.windows[turn].start + at, rows)
+                at += block.shape[-1]
+                yield
+            if at < max(job.frames for job in jobs):
                 return  # stopped
 
-    def _frames(self, request: Request) -> int:
-        return self.timebase.frames(request.samples(self.timebase))
+    def _pieces(self, requests: Sequence[Request]) -> list[_Piece]:
+        if not requests:
+            raise InputError("there is nothing to make: give at least one request")
+        return [self._piece(request.settled()) for request in requests]
 
-    def _result(self, request: Request, codes: np.ndarray) -> Result:
-        samples = self.model.decode(codes, request.samples(self.timebase))
-        return Result(request, codes, Audio(samples, self.sampling_rate))
+    def _piece(self, request: Request) -> _Piece:
+        """What is known of a request beforehand: its length, its windows, and the codes of its clip."""
+        samples, config = request.samples(self.timebase), self.model.config
+        frames = self.timebase.frames(samples)
+        codes = np.zeros((self.model.codebooks, 0), np.int32)
+        if isinstance(request.prompt_audio, Audio):
+            codes = self._clip(request.prompt_audio, samples)
+        stride = stride_frames(config, request.window_stride)
+        rounds = windows(frames, window_frames(config), stride, known=codes.shape[1])
+        tune = request.melody
+        melody = tune.to_channels(1).resample(self.sampling_rate).samples if isinstance(tune, Audio) else None
+        return _Piece(request, frames, tuple(rounds), codes, melody)
+
+    def _clip(self, audio: Audio, samples: int) -> np.ndarray:
+        """Codes of the whole frames of a clip that is shorter than `samples`.
+
+        The codec hears what the clip holds beyond them, less than a frame, and the model writes that frame anew.
+        """
+        clip = audio.to_channels(self.channels).resample(self.sampling_rate)
+        frames = self.timebase.whole_frames(clip.length)
+        if clip.length >= samples:
+            least = float(clip.seconds)
+            raise InputError(f"the clip lasts {least:.3f} s, and the piece holds it: ask for more seconds than that")
+        if not frames:
+            raise InputError(f"the clip holds {clip.length} samples, less than a frame: go on from a longer one")
+        return self.model.encode(clip.samples)[:, :frames]
+
+    def _job(self, piece: _Piece, window: Window) -> Job:
+        """What the model is to write of a piece in one window."""
+        request, melody = piece.request, None
+        if piece.melody is not None:
+            melody = self.model.melody(piece.melody, self.timebase.samples_of(window.start))
+        return Job(
+            text=request.words,
+            frames=window.frames,
+            seed=request.seed or 0,
+            variation=request.variation,
+            sampling=request.sampling,
+            guidance=request.guidance,
+            negative=request.negative_words,
+            prompt=piece.codes[:, window.start :] if window.prompt else None,
+            start=window.start,
+            melody=melody,
+        )
+
+    def _result(self, piece: _Piece) -> Result:
+        samples = self.model.decode(piece.codes, piece.request.samples(self.timebase))
+        return Result(piece.request, piece.codes, Audio(samples, self.sampling_rate))
 
 
 def generate(
@@ -203,34 +237,47 @@ def _loaded(model: str, backend: str, device: str, dtype: str) -> MusicGen:
     return MusicGen.from_pretrained(model, backend=backend, device=device, dtype=dtype)
 
 
-def _job(request: Request, window: Window, total: int, written: np.ndarray) -> Job:
-    prompt = written[:, window.start :] if window.prompt else None
-    return Job(
-        text=request.words,
-        frames=min(window.frames, total - window.start),
-        seed=request.seed or 0,
-        variation=request.variation,
-        sampling=request.sampling,
-        guidance=request.guidance,
-        negative=request.negative_words,
-        prompt=prompt,
-        start=window.start,
-    )
+@dataclass(eq=False)
+class _Piece:
+    """One request on its way: the windows that it takes, its codes so far, those of a clip first, and its tune."""
+
+    request: Request
+    frames: int
+    windows: tuple[Window, ...]
+    codes: np.ndarray
+    melody: np.ndarray | None
+
+    @property
+    def written(self) -> int:
+        """Frames that are there."""
+        return self.codes.shape[1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all frames are there."""
+        return self.written == self.frames
+
+    def take(self, start: int, rows: np.ndarray) -> None:
+        """Add what is new in codes [codebooks, n] that begin at frame `start`; a window begins with its prompt."""
+        new = rows[:, self.written - start : self.frames - start]
+        if start + rows.shape[1] > self.written and new.size:
+            self.codes = np.concatenate([self.codes, new], axis=1)
 
 
 class _Counted:
-    """Steps over all windows, so that progress ends at its total: each window takes frames - prompt + delay steps."""
+    """Steps over all windows, so that progress ends at its total: each turn takes frames - prompt + delay steps."""
 
-    def __init__(self, rounds: Sequence[Window], delay: int, progress: Progress | None) -> None:
-        self._before: dict[Window, int] = {}
-        self._total, self._progress = 0, progress
-        for each in rounds:
-            self._before[each] = self._total
-            self._total += each.frames - each.prompt + delay
+    def __init__(self, pieces: Sequence[_Piece], delay: int, progress: Progress | None) -> None:
+        self._progress = progress
+        self._before = [0]
+        for turn in range(max(len(piece.windows) for piece in pieces)):
+            live = [piece.windows[turn] for piece in pieces if turn < len(piece.windows)]
+            steps = max(each.frames for each in live) - min(each.prompt for each in live) + delay
+            self._before.append(self._before[-1] + steps)
 
-    def of(self, window: Window) -> Progress | None:
-        """What to report steps of one window to."""
+    def of(self, turn: int) -> Progress | None:
+        """What to report the steps of one turn to."""
         if self._progress is None:
             return None
-        report, before, total = self._progress, self._before[window], self._total
+        report, before, total = self._progress, self._before[turn], self._before[-1]
         return lambda done, _: report(before + done, total)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
+from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
 from hemiola.musicgen.sampling import LARGEST_SEED, Sampling
 from hemiola.timebase import Seconds, Timebase, exact_seconds
@@ -16,6 +18,9 @@ MAX_SECONDS = 3600  # an hour: longer is a slip of the keyboard more often than 
 MAX_PROMPT = 2000  # characters: a text is read whole, in memory that grows with its square
 MAX_SETTING = 1000  # of guidance and temperature: far beyond sense, and safe in float32
 LEAST_TEMPERATURE = 0.001  # below it, 0 is what is meant
+SOUNDS = ("prompt_audio", "melody")  # fields that hold a sound
+
+Sound = Audio | str | Path
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,12 @@ class Request:
     `seconds` is exact: a float means what it prints. Without a `seed` one is drawn, and the result tells which.
     `variation` tells apart pieces of one prompt and seed. `guidance` weighs the prompt (1: unguided); `negative` is
     a prompt to steer away from. No prompt, or a blank one, leaves the model free. `top_k` 0 and `top_p` None set no
-    limit; temperature 0 always takes the likeliest. Raises InputError for a value that cannot be.
+    limit; temperature 0 always takes the likeliest.
+
+    `prompt_audio` is a clip to go on from, a file or Audio at any rate: `seconds` is the whole, the clip included.
+    `melody` is a tune to follow, for a model that takes one; it begins with the piece, and repeats when it is shorter.
+    `window_stride` is how many seconds each window of a long piece adds (None: three fifths of a window).
+    Files are read here, once. Raises InputError for a value that cannot be, AudioError for a file that is no sound.
     """
 
     prompt: str | None = None
@@ -37,11 +47,16 @@ class Request:
     temperature: float = 1.0
     guidance: float = 3.0
     negative: str | None = None
+    prompt_audio: Sound | None = None
+    melody: Sound | None = None
+    window_stride: Seconds | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative"):
             _require_text(name, getattr(self, name))
-        _require_duration(self.seconds)
+        _require_duration("seconds", self.seconds)
+        if self.window_stride is not None:
+            _require_duration("window_stride", self.window_stride)
         checks: dict[str, Callable[[str, object], float]] = {
             **dict.fromkeys(("seed", "variation", "top_k"), _whole),
             **dict.fromkeys(("top_p", "temperature", "guidance"), _number),
@@ -52,6 +67,8 @@ class Request:
                 object.__setattr__(self, name, check(name, value))
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise InputError(f"temperature must be 0 or at least {LEAST_TEMPERATURE}, not {self.temperature}")
+        for name in SOUNDS:
+            object.__setattr__(self, name, _sound(name, getattr(self, name)))
         _ = self.sampling
 
     @property
@@ -82,9 +99,11 @@ class Request:
         return self if self.seed is not None else replace(self, seed=secrets.randbits(32))
 
     def to_dict(self) -> dict[str, Any]:
-        """The request as JSON can hold it; `Request(**values)` is the same request again."""
-        exact = self.seconds if isinstance(self.seconds, (int, float, str)) else str(self.seconds)
-        return {**asdict(self), "seconds": exact}
+        """The request as JSON can hold it; `Request(**values)` is the same request again.
+
+        A sound is named by its file. Raises InputError for one that was never in a file.
+        """
+        return {field.name: _plain(field.name, getattr(self, field.name)) for field in fields(self)}
 
 
 def _require_text(name: str, value: object) -> None:
@@ -100,8 +119,24 @@ def _require_text(name: str, value: object) -> None:
         raise InputError(f"{name} is not text in UTF-8: {value!r}") from None
 
 
-def _require_duration(seconds: Seconds) -> None:
-    remedy = f"seconds must be above 0 and at most {MAX_SECONDS} (an hour)"
+def _sound(name: str, value: object) -> Audio | None:
+    if value is None or isinstance(value, Audio):
+        return value
+    if not isinstance(value, (str, Path)):
+        raise InputError(f"{name} must be a sound file or Audio, not {value!r}")
+    return Audio.load(value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if not isinstance(value, Audio):
+        return value if value is None or isinstance(value, (int, float, str)) else str(value)
+    if value.source is None:
+        raise InputError(f"{name} is in no file, so its request cannot be written down: save it, and name the file")
+    return str(value.source)
+
+
+def _require_duration(name: str, seconds: Seconds) -> None:
+    remedy = f"{name} must be above 0 and at most {MAX_SECONDS} (an hour)"
     try:
         exact = exact_seconds(seconds)
     except ValueError as error:

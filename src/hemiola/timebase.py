@@ -43,6 +43,10 @@ class Timebase:
         """Frames needed to cover `samples` (the last one may be partly used)."""
         return -(-_count(samples, "samples") // self.hop)
 
+    def whole_frames(self, samples: int) -> int:
+        """Frames that `samples` fill; what is left over is less than a frame."""
+        return _count(samples, "samples") // self.hop
+
     def frame_near(self, seconds: Seconds) -> int:
         """The frame that begins nearest to `seconds`; a half rounds up."""
         return math.floor(exact_seconds(seconds) * self.frame_rate + Fraction(1, 2))

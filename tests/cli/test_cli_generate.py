@@ -294,3 +294,59 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(
     assert "out.wav exists" in make("bell", "-o", "out.wav").error
     assert (tmp_path / "out.wav").read_text() == "mine"
     assert listing(tmp_path) == {"out.wav"}
+
+
+def write_clip(path: Path, seed: int = 1) -> Path:
+    noise = np.random.default_rng(seed).normal(size=(4410, 2)) * 0.1
+    soundfile.write(path, noise, 44100)
+    return path
+
+
+def test_a_clip_goes_on_and_its_record_makes_it_again(make: Run, hemiola: Run, tmp_path: Path, tiny: Path) -> None:
+    clip = write_clip(tmp_path / "clip.wav")
+    ran = make("slow piano", "--continue", "clip.wav", "--seconds", "0.25", "--seed", 7, "-o", "out.wav")
+    assert (ran.code, ran.out) == (0, "out.wav\n")
+    assert "8,000 samples, 0.25 s" in ran.err
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["prompt_audio"] == str(clip)
+    assert record["prompt_audio_sha256"] == hashlib.sha256(clip.read_bytes()).hexdigest()
+    model = MusicGen.from_pretrained(tiny, backend="torch", device="cpu")
+    (result,) = model.generate([Request("slow piano", "0.25", 7, prompt_audio=clip)])
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "out.wav", dtype="float32")[0], result.audio.samples[0])
+    # The clip may have moved along with the record.
+    (tmp_path / "away").mkdir()
+    for name in ("clip.wav", "out.json"):
+        (tmp_path / name).rename(tmp_path / "away" / name)
+    assert hemiola("generate", "--from", "away/out.json", "-o", "again.wav").code == 0
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "out.wav").read_bytes()
+
+
+def test_a_clip_that_changed_is_not_taken_for_the_one_recorded(make: Run, hemiola: Run, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.wav")
+    make("slow piano", "--continue", "clip.wav", "--seconds", "0.25", "-o", "out.wav")
+    write_clip(tmp_path / "clip.wav", seed=2)
+    ran = hemiola("generate", "--from", "out.json", "-o", "again.wav")
+    assert (ran.code, ran.out) == (2, "")
+    assert "clip.wav is gone or has changed since out.json was written" in ran.error
+    assert hemiola("generate", "--from", "out.json", "--continue", "clip.wav", "-o", "again.wav").code == 0
+
+
+def test_a_clip_needs_no_prompt_and_has_to_be_there(make: Run, tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.wav")
+    assert make("--continue", "clip.wav", "--seconds", "0.25", "-o", "out.wav").code == 0
+    assert make("slow", "--continue", "lost.wav").error == "lost.wav does not exist"
+    assert "ask for more seconds" in make("slow", "--continue", "clip.wav", "--seconds", "0.1").error
+    assert list(tmp_path.glob("slow*")) == []
+
+
+def test_a_tune_is_followed_and_recorded(make: Run, hemiola: Run, tmp_path: Path, family: dict[str, Path]) -> None:
+    tune = write_clip(tmp_path / "tune.wav")
+    ran = make("slow", "--melody", "tune.wav", "--model", family["stereo-melody"], "--seed", 7, "-o", "out.wav")
+    assert (ran.code, ran.out) == (0, "out.wav\n")
+    assert "the melody is that of the whole mix, whose sources are not separated" in ran.err
+    assert soundfile.info(tmp_path / "out.wav").channels == 2
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["melody_sha256"] == hashlib.sha256(tune.read_bytes()).hexdigest()
+    assert hemiola("generate", "--from", "out.json", "-o", "again.wav").code == 0
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "out.wav").read_bytes()
+    assert "takes no melody" in make("slow", "--melody", "tune.wav", "-o", "no.wav").error

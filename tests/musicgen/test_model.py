@@ -227,7 +227,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(checkpoint: Path, tmp_path: Pat
         MusicgenModel.from_pretrained(folder, backend="torch", device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["musicgen_melody", "encodec"])
+@pytest.mark.parametrize("kind", ["musicgen_style", "encodec"])
 def test_another_kind_of_model_is_named(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     shutil.copytree(checkpoint, tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": kind}))

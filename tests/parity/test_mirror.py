@@ -13,7 +13,7 @@ import hemiola
 PACKAGE = Path(hemiola.__file__).parent
 PAIRS = (
     *("codec/seanet", "codec/stream", "codec/encodec"),
-    *("musicgen/t5", "musicgen/decoder", "musicgen/sampling", "musicgen/session"),
+    *(f"musicgen/{each}" for each in ("t5", "decoder", "fused", "sampling", "session")),
 )
 LEAST_IDENTICAL = 0.6
 
@@ -24,6 +24,7 @@ ONE_SIDED = {
     "seanet_torch.py": {"upsampled"},  # MLX's own transposed convolution is as quick as the product
     "stream_torch.py": {"summed", "steps", "elu", "pad"},  # quicker on a CPU than what torch has
     "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
+    "fused_torch.py": {"_packed"},  # MLX has a function that finds the matrices
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch
     "session_mlx.py": {"_shapes"},  # torch has state_dict
 }
@@ -31,7 +32,7 @@ ONE_SIDED = {
 ONE_SIDED_PARAMETERS = {
     ("session_mlx.py", "Session.__init__"): {"device"},
     ("sampling_torch.py", "Picker.__init__"): {"device"},
-    ("session_mlx.py", "_quantize"): {"bits"},  # torch has kernels for 8 alone
+    ("fused_mlx.py", "quantize"): {"bits"},  # torch has kernels for 8 alone
 }
 
 Definition = ast.ClassDef | ast.FunctionDef

@@ -20,12 +20,14 @@ MAX_CHANNELS = 64
 class Audio:
     """Float32 samples [channels, samples], 1.0 at full scale, and their rate in Hz; checked when it is made.
 
-    One channel may be given as [samples]. Values past full scale are kept. Raises AudioError for no samples, for
+    One channel may be given as [samples]. Values past full scale are kept. `source` is the file it was read from, and
+    nothing else has one. Raises AudioError for no samples, for
     values that are not finite, for integers, and for shapes that are not audio.
     """
 
     samples: np.ndarray
     sample_rate: int
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sample_rate", _checked_rate(self.sample_rate))
@@ -34,7 +36,7 @@ class Audio:
     @classmethod
     def load(cls, path: str | Path) -> Audio:
         """Read a sound file at its own rate and number of channels; raises AudioError."""
-        return cls(*io.read(path))
+        return cls(*io.read(path), Path(path))
 
     def save(self, path: str | Path, *, force: bool = False, encoding: str | None = None) -> io.Saved:
         """Write a sound file; the extension names the format, `encoding` one of its kinds (`io.FORMATS`).

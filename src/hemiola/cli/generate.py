@@ -39,6 +39,9 @@ def generate(
     model: Annotated[str | None, Option(help=f"{options.MODEL_HELP} [default: sketch]")] = None,
     guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
     negative: Annotated[str | None, Option(help="A prompt to steer away from.")] = None,
+    continue_: Annotated[Path | None, Option("--continue", help="A clip to go on from; --seconds holds it.")] = None,
+    melody: Annotated[Path | None, Option(help="A tune to follow, for a melody model; the whole mix is used.")] = None,
+    window_stride: Annotated[str | None, Option(help="Seconds that a window adds, over 30 s. [default: 18]")] = None,
     top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,
     top_p: Annotated[float | None, Option(help="Share of probability kept. [default: off]")] = None,
     temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: 1.0]")] = None,
@@ -65,6 +68,7 @@ def generate(
     record = None if from_ is None else records.read(from_)
     settings = _given(prompt=prompt, seconds=seconds, seed=seed, guidance=guidance, negative=negative)
     settings |= _given(top_k=top_k, top_p=top_p, temperature=temperature)
+    settings |= _given(prompt_audio=continue_, melody=melody, window_stride=window_stride)
     requests = _requests(settings, record, batch_file, count)
     finish = results.finish(record, sample_rate=sample_rate, fade_in=fade_in, fade_out=fade_out, loudness=loudness)
     suffix = results.suffix(output, format, record)
@@ -102,13 +106,15 @@ def _requests(settings: dict[str, Any], record: Record | None, batch_file: Path 
     if batch_file is not None:
         wanted = prompts.read(batch_file, settings)
     elif record is not None:
-        wanted = [Request(**{**record.request, **settings})]
-    elif "prompt" in settings:
+        wanted = [Request(**record.request_with(settings))]
+    elif settings.keys() & {"prompt", "prompt_audio", "melody"}:
         wanted = [Request(**settings)]
     else:
         raise InputError('a prompt is missing: hemiola generate "slow piano with soft drums"')
     if not all(request.words for request in wanted):
         screen.note("note: an empty prompt leaves the model free to play anything")
+    if any(request.melody for request in wanted):
+        screen.note("note: the melody is that of the whole mix, whose sources are not separated")
     seeded = [request.settled() for request in wanted]
     return [replace(each, variation=each.variation + number) for each in seeded for number in range(count)]
 

@@ -18,7 +18,7 @@ from hemiola.backend import Backend
 from hemiola.cli import checkpoints
 from hemiola.errors import HemiolaError, InputError
 from hemiola.generation import Result
-from hemiola.request import Request
+from hemiola.request import SOUNDS, Request
 from hemiola.weights.hub import Checkpoint
 
 REQUEST_FIELDS = tuple(field.name for field in fields(Request))
@@ -33,10 +33,21 @@ class Record:
     path: Path
     values: dict[str, Any]
 
-    @property
-    def request(self) -> dict[str, Any]:
-        """The fields of the request."""
-        return {name: self.values[name] for name in REQUEST_FIELDS if name in self.values}
+    def request_with(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the request, with `settings` in place of its own.
+
+        Raises InputError for a sound that it names and `settings` does not, when that is gone or has changed.
+        """
+        own = {name: self.values[name] for name in REQUEST_FIELDS if name in self.values and name not in settings}
+        return own | {name: self._found(name) for name in SOUNDS if own.get(name)} | settings
+
+    def _found(self, name: str) -> Path:
+        """The very file that was heard: where it was, or beside the record."""
+        named = Path(str(self.values[name]))
+        for path in (named, self.path.parent / named.name):
+            if path.is_file() and _file_sha256(path) == self.values.get(f"{name}_sha256"):
+                return path
+        raise InputError(f"{named} is gone or has changed since {self.path} was written: put it beside that again")
 
     @property
     def finish(self) -> dict[str, Any]:
@@ -97,6 +108,7 @@ def record(result: Result, finish: Finish, audio: Path, checkpoint: Checkpoint, 
     model, revision = checkpoints.identity(checkpoint)
     values = {
         **result.request.to_dict(),
+        **_sounds(result.request),
         "model": model,
         "revision": revision,
         "backend": choice.name,
@@ -112,6 +124,18 @@ def record(result: Result, finish: Finish, audio: Path, checkpoint: Checkpoint, 
         "versions": versions(choice.name),
     }
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _sounds(request: Request) -> dict[str, str]:
+    """Where the sounds of a request are, from the root, and what is in the files."""
+    paths = {name: Path(path).resolve() for name, path in request.to_dict().items() if name in SOUNDS and path}
+    hashes = {f"{name}_sha256": _file_sha256(path) for name, path in paths.items()}
+    return {name: str(path) for name, path in paths.items()} | hashes
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def codes_sha256(codes: np.ndarray) -> str:

@@ -29,6 +29,7 @@ class Job:
         guidance: classifier-free guidance scale; 1 is the text's own distribution, at half the work.
         negative: a text to steer away from instead of from no text.
         prompt: codes [K, P] with P < frames to go on from, or None.
+        melody: a tune to follow, as rows [chroma_length, num_chroma], or None.
         start: frame of the whole music at which this job's first frame stands, so that a continued piece goes on
             with its noise and never repeats any.
     """
@@ -42,6 +43,7 @@ class Job:
     negative: str | None = None
     prompt: np.ndarray | None = None
     start: int = 0
+    melody: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.start < 0:
@@ -59,7 +61,7 @@ class Job:
     @property
     def is_guided(self) -> bool:
         """Whether a second row is needed to steer away from."""
-        return self.guidance != 1 and (self.text is not None or self.negative is not None)
+        return self.guidance != 1 and any(each is not None for each in (self.text, self.negative, self.melody))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +101,21 @@ class Batch:
         """The text of every row, None for the null condition."""
         return tuple(job.text for job in self.jobs) + tuple(job.negative for job in self.jobs if job.is_guided)
 
+    @property
+    def melodies(self) -> tuple[np.ndarray | None, ...]:
+        """The melody of every row; what is steered away from has none."""
+        return tuple(self.jobs[owner].melody if row == owner else None for row, owner in enumerate(self.owners))
+
+    @cached_property
+    def owners(self) -> tuple[int, ...]:
+        """The job that every row belongs to."""
+        return (*range(len(self.jobs)), *(index for index, job in enumerate(self.jobs) if job.is_guided))
+
     @cached_property
     def partners(self) -> np.ndarray:
         """The row that each job steers away from, int64 [jobs]; its own when it is not guided."""
         partners = np.arange(len(self.jobs))
-        guided = [index for index, job in enumerate(self.jobs) if job.is_guided]
+        guided = list(self.owners[len(self.jobs) :])
         partners[guided] = len(self.jobs) + np.arange(len(guided))
         return partners
 

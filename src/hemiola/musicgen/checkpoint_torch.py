@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hemiola.codec.encodec_torch import Encodec, to_checkpoint
-from hemiola.errors import OutputError
+from hemiola.errors import OutputError, WeightsError
 from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.config import MusicgenConfig
 from hemiola.musicgen.decoder_torch import Decoder
@@ -22,14 +22,15 @@ from hemiola.weights import hub, keys
 
 # Transformers reads this file for the length of a generation that states none.
 DEFAULT_FRAMES = 1500
+PROJECTIONS = ("enc_to_dec_proj.", "audio_enc_to_dec_proj.")
 
 
 def tensors_of(text_encoder: T5Encoder, decoder: Decoder, codec: Encodec) -> dict[str, Tensor]:
     """All tensors by their names in a MusicGen checkpoint, on the CPU."""
     tensors = {f"text_encoder.{name}": tensor for name, tensor in text_encoder.state_dict().items()}
     for name, tensor in decoder.state_dict().items():
-        # The text projection is kept with our decoder; in the checkpoint it stands beside it.
-        tensors[name if name.startswith("enc_to_dec_proj.") else f"decoder.{name}"] = tensor
+        # The projections are kept with our decoder; in the checkpoint they stand beside it.
+        tensors[name if name.startswith(PROJECTIONS) else f"decoder.{name}"] = tensor
     tensors |= {f"audio_encoder.{name}": tensor for name, tensor in to_checkpoint(codec).items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -72,6 +73,8 @@ def load_parts(folder: str | Path) -> tuple[T5Encoder, Decoder]:
     Raises WeightsError when the folder holds no MusicGen, or its tensors do not fit its config.
     """
     config = read_config(Path(folder))
+    if config.decoder.melody is not None:
+        raise WeightsError(f"{folder} is a melody model, which training cannot go on from: name one without melody")
     tensors = keys.read(Path(folder), "torch")
     text_encoder, decoder = T5Encoder(config.text), Decoder(config.decoder, config.text.d_model)
     parts = ((text_encoder, keys.under(tensors, "text_encoder.")), (decoder, decoder_part(tensors)))

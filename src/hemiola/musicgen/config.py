@@ -13,7 +13,11 @@ from hemiola.musicgen.delay import DelayPattern
 
 FEED_FORWARDS = ("relu", "gated-gelu")
 
-_Config = TypeVar("_Config", "T5Config", "DecoderConfig")
+# What config.json calls a whole model, and the class by which transformers loads it.
+TEXT_ONLY, MELODY = "musicgen", "musicgen_melody"
+KINDS = {TEXT_ONLY: "MusicgenForConditionalGeneration", MELODY: "MusicgenMelodyForConditionalGeneration"}
+
+_Config = TypeVar("_Config", "T5Config", "DecoderConfig", "MelodyConfig")
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,22 @@ class T5Config:
 
 
 @dataclass(frozen=True)
+class MelodyConfig:
+    """How a tune is shown to a decoder; the fields are named and defaulted as in Hugging Face's `musicgen_melody`."""
+
+    num_chroma: int = 12  # pitch classes
+    chroma_length: int = 235  # rows
+
+    def __post_init__(self) -> None:
+        _require_counts(self, set(_names(MelodyConfig)), "melody")
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
-    """The transformer over codebooks; the fields are named and defaulted as in Hugging Face's `musicgen_decoder`."""
+    """The transformer over codebooks; the fields are named and defaulted as in Hugging Face's `musicgen_decoder`.
+
+    Without `melody`, every layer attends to the text. With it, rows for a tune and the text stand before the music.
+    """
 
     vocab_size: int = 2048
     hidden_size: int = 1024
@@ -76,9 +94,10 @@ class DecoderConfig:
     audio_channels: int = 1
     max_position_embeddings: int = 2048
     initializer_factor: float = 0.02
+    melody: MelodyConfig | None = None
 
     def __post_init__(self) -> None:
-        _require_counts(self, set(_names(DecoderConfig)) - {"initializer_factor"}, "decoder")
+        _require_counts(self, set(_names(DecoderConfig)) - {"initializer_factor", "melody"}, "decoder")
         if self.hidden_size % self.num_attention_heads:
             raise WeightsError(
                 f"decoder: hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads"
@@ -101,30 +120,38 @@ class DecoderConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def model_type(self) -> str:
+        """What Hugging Face calls this kind of decoder."""
+        return "musicgen_decoder" if self.melody is None else "musicgen_melody_decoder"
+
+    @property
     def pattern(self) -> DelayPattern:
         """Codebook k waits k steps; in stereo the codebooks lie L0 R0 L1 R1 ... and both channels wait alike."""
         delays = tuple(codebook // self.audio_channels for codebook in range(self.num_codebooks))
         return DelayPattern(delays, self.special)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DecoderConfig:
-        """Read the `decoder` part of a config.json; raises WeightsError for a setting that this decoder has not."""
+    def from_dict(cls, values: Mapping[str, Any], melody: MelodyConfig | None = None) -> DecoderConfig:
+        """Read the `decoder` part of a config.json, of which `melody` is no part.
+
+        Raises WeightsError for a setting that this decoder has not.
+        """
+        config = dataclasses.replace(_read(cls, {**values, "melody": None}), melody=melody)
         fixed = {
-            "model_type": "musicgen_decoder",
+            "model_type": config.model_type,
             "activation_function": "gelu",
             "scale_embedding": False,
             "tie_word_embeddings": False,
             "cross_attention_hidden_size": None,
         }
         _require_fixed(values, fixed, "decoder")
-        config = _read(cls, values)
         _require_fixed(values, dict.fromkeys(("pad_token_id", "bos_token_id"), config.special), "decoder")
         return config
 
     def to_dict(self) -> dict[str, Any]:
         """Write what `from_dict` reads, and what transformers wants beside it."""
         fixed = {
-            "model_type": "musicgen_decoder",
+            "model_type": self.model_type,
             "activation_function": "gelu",
             "scale_embedding": False,
             "tie_word_embeddings": False,
@@ -132,7 +159,8 @@ class DecoderConfig:
             "bos_token_id": self.special,
             "dropout": 0.0,
         }
-        return {**dataclasses.asdict(self), **fixed}
+        own = {name: value for name, value in dataclasses.asdict(self).items() if name != "melody"}
+        return {**own, **fixed}
 
 
 @dataclass(frozen=True)
@@ -159,8 +187,9 @@ class MusicgenConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> MusicgenConfig:
         """Read a MusicGen config.json; raises WeightsError for another kind of model or an unsupported setting."""
         kind = values.get("model_type")
-        if kind != "musicgen":
+        if kind not in KINDS:
             raise WeightsError(f"not a MusicGen checkpoint: config.json says model_type {kind!r}, wanted 'musicgen'")
+        melody = _read(MelodyConfig, values) if kind == MELODY else None
         parts = {}
         for name in ("text_encoder", "decoder", "audio_encoder"):
             if not isinstance(values.get(name), Mapping):
@@ -168,15 +197,18 @@ class MusicgenConfig:
             parts[name] = values[name]
         return cls(
             text=T5Config.from_dict(parts["text_encoder"]),
-            decoder=DecoderConfig.from_dict(parts["decoder"]),
+            decoder=DecoderConfig.from_dict(parts["decoder"], melody),
             codec=EncodecConfig.from_dict(parts["audio_encoder"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Write the config.json that `from_dict`, and transformers, reads."""
+        melody = self.decoder.melody
+        kind = TEXT_ONLY if melody is None else MELODY
         return {
-            "architectures": ["MusicgenForConditionalGeneration"],
-            "model_type": "musicgen",
+            "architectures": [KINDS[kind]],
+            "model_type": kind,
+            **({} if melody is None else dataclasses.asdict(melody)),
             "is_encoder_decoder": True,
             "text_encoder": self.text.to_dict(),
             "decoder": self.decoder.to_dict(),

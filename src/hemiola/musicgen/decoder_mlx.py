@@ -9,7 +9,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx.core import array as Tensor
 
-from hemiola.musicgen.config import DecoderConfig
+from hemiola.musicgen import chroma
+from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.positions import sinusoids
 
 
@@ -37,24 +38,30 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, attention to the text, feed-forward: each after a norm, each added to what came in."""
+    """Self-attention, attention to the text, feed-forward: each after a norm, each added to what came in.
+
+    A melody model has the text before the music, where self-attention sees it, and no attention of its own for it.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.self_attn = Attention(width, config.num_attention_heads)
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.encoder_attn = Attention(width, config.num_attention_heads)
-        self.encoder_attn_layer_norm = nn.LayerNorm(width)
+        self.reads_text = config.melody is None
+        if self.reads_text:
+            self.encoder_attn = Attention(width, config.num_attention_heads)
+            self.encoder_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, config.ffn_dim, bias=False)
         self.fc2 = nn.Linear(config.ffn_dim, width, bias=False)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def __call__(self, hidden: Tensor, text: Tensor, allowed: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, text: Tensor, allowed: Tensor | None) -> Tensor:
         """Hidden [B, S, d], projected text [B, L, d], allowed [B, 1, 1, L] -> [B, S, d]."""
         asking = self.self_attn_layer_norm(hidden)
         hidden = hidden + self.self_attn(asking, asking)
-        hidden = hidden + self.encoder_attn(self.encoder_attn_layer_norm(hidden), text, allowed)
+        if self.reads_text:
+            hidden = hidden + self.encoder_attn(self.encoder_attn_layer_norm(hidden), text, allowed)
         return hidden + self.fc2(nn.gelu(self.fc1(self.final_layer_norm(hidden))))
 
 
@@ -68,13 +75,17 @@ class Stack(nn.Module):
         self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
-    def __call__(self, tokens: Tensor, text: Tensor, allowed: Tensor) -> Tensor:
-        """Tokens [B, K, S], projected text [B, L, d], allowed [B, 1, 1, L] -> hidden [B, S, d]."""
+    def __call__(self, tokens: Tensor, text: Tensor, allowed: Tensor | None) -> Tensor:
+        """Tokens [B, K, S], projected text [B, L, d], allowed [B, 1, 1, L] -> hidden [B, S, d].
+
+        Without `allowed` the rows of `text` come before the music, and take the first positions.
+        """
         hidden = mx.stack([table(tokens[:, k]) for k, table in enumerate(self.embed_tokens)]).sum(0)
+        hidden = hidden if allowed is not None else mx.concatenate([text, hidden], axis=1)
         hidden = hidden + mx.array(sinusoids(*hidden.shape[1:])).astype(hidden.dtype)
         for layer in self.layers:
             hidden = layer(hidden, text, allowed)
-        return self.layer_norm(hidden)
+        return self.layer_norm(hidden)[:, -tokens.shape[2] :]
 
 
 class Decoder(nn.Module):
@@ -88,6 +99,8 @@ class Decoder(nn.Module):
         self.lm_heads = heads
         if text_width != config.hidden_size:
             self.enc_to_dec_proj = nn.Linear(text_width, config.hidden_size)
+        if config.melody is not None and config.melody.num_chroma != config.hidden_size:
+            self.audio_enc_to_dec_proj = nn.Linear(config.melody.num_chroma, config.hidden_size)
         for module in self.modules():
             self._initialise(module)
 
@@ -105,21 +118,33 @@ class Decoder(nn.Module):
         projected = self.enc_to_dec_proj(text) if hasattr(self, "enc_to_dec_proj") else text
         return projected * mask[..., None].astype(projected.dtype)
 
-    def __call__(self, tokens: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+    def project_melody(self, melody: Tensor | None, rows: int) -> Tensor:
+        """Melody [B, chroma_length, num_chroma], or `rows` times none -> [B, chroma_length, d]."""
+        if melody is None:
+            null = mx.array(chroma.null(self.config.melody or MelodyConfig()))
+            melody = mx.broadcast_to(null.astype(self.lm_heads[0].weight.dtype), (rows, *null.shape))
+        return self.audio_enc_to_dec_proj(melody) if hasattr(self, "audio_enc_to_dec_proj") else melody
+
+    def __call__(self, tokens: Tensor, text: Tensor, text_mask: Tensor, melody: Tensor | None = None) -> Tensor:
         """All steps at once, differentiable and causal.
 
         Args:
             tokens: integers [B, K, S], positions 0 ... S - 1 of a delay pattern, position 0 all special.
             text: [B, L, text_width], the text encoder's states before the projection; L >= 1.
             text_mask: [B, L], 0 where padded; all 0 for a row trained without its text.
+            melody: [B, chroma_length, num_chroma] for a model that has one; None is no tune.
 
         Returns:
             logits [B, K, S, vocab_size]; those at s are for position s + 1 of the pattern.
         """
         mask = text_mask.astype(mx.bool_)
-        # A row with no text sees one key of zeros: its attention is then exactly 0, where an empty softmax is NaN.
-        empty = ~mask.any(-1, keepdims=True)
-        first = mx.arange(mask.shape[1]) == 0
-        allowed = (mask | (empty & first))[:, None, None, :]
-        hidden = self.model["decoder"](tokens, self.project(text, mask), allowed)
+        rows, allowed = self.project(text, mask), None
+        if self.config.melody is not None:
+            rows = mx.concatenate([self.project_melody(melody, len(tokens)), rows], axis=1)
+        else:
+            # A row with no text sees one key of zeros: its attention is then exactly 0, where an empty softmax is NaN.
+            empty = ~mask.any(-1, keepdims=True)
+            first = mx.arange(mask.shape[1]) == 0
+            allowed = (mask | (empty & first))[:, None, None, :]
+        hidden = self.model["decoder"](tokens, rows, allowed)
         return mx.stack([head(hidden) for head in self.lm_heads], axis=1)

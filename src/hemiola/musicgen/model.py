@@ -14,10 +14,11 @@ import numpy as np
 from hemiola import backend as backends
 from hemiola.codec.model import EncodecModel, Encoded
 from hemiola.errors import InputError, WeightsError
-from hemiola.musicgen import decode
+from hemiola.musicgen import chroma, decode
 from hemiola.musicgen.batch import Batch, Job
-from hemiola.musicgen.config import MusicgenConfig
+from hemiola.musicgen.config import MelodyConfig, MusicgenConfig
 from hemiola.musicgen.tokenizer import Tokenizer
+from hemiola.musicgen.windows import TRAINED_SECONDS
 from hemiola.timebase import Timebase
 from hemiola.weights import hub, keys
 
@@ -96,8 +97,10 @@ class MusicgenModel:
         All blocks joined are as long as the longest job and begin with the prompts; a row past its own job's
         end holds no codes (`special`), so cut row j at `jobs[j].frames`. A block has at least `block_frames` frames,
         None means one block for all. `progress(done, total)` counts steps; `stop()` true ends the blocks early.
-        Raises InputError for a prompt that does not fit.
+        Raises InputError for a prompt that does not fit, or a melody that the model does not take.
         """
+        for job in jobs:
+            self._check_melody(job.melody)
         batch = Batch(tuple(jobs), self.config.decoder.pattern)
         yield from decode.blocks(batch, self.session(batch), block_frames, progress=progress, stop=stop)
 
@@ -106,6 +109,32 @@ class MusicgenModel:
         texts = {text for text in batch.texts if text is not None}
         states = {text: self._engine.states(self.tokenizer.encode(text)) for text in texts}
         return self._engine.begin(batch, [None if text is None else states[text] for text in batch.texts])
+
+    def melody(self, audio: np.ndarray, start: int = 0) -> np.ndarray:
+        """Audio [channels, samples] at `sampling_rate` -> rows [chroma_length, num_chroma], to lead a job with.
+
+        The rows are of the whole mix, for as long as a model was trained on, from sample `start` on. A shorter tune
+        is repeated; so is one that `start` has left behind. Raises InputError for a model without melody.
+        """
+        wanted = self._melody_config()
+        longest = self.timebase.samples(TRAINED_SECONDS)
+        tune = audio.mean(axis=0)
+        # From a later start on, the tune goes round; from its own start, its rows do.
+        heard = np.take(tune, range(start, start + longest), mode="wrap") if start else tune[:longest]
+        return chroma.fitted(chroma.loudest(heard, self.sampling_rate, wanted.num_chroma), wanted.chroma_length)
+
+    def _melody_config(self) -> MelodyConfig:
+        if self.config.decoder.melody is None:
+            raise InputError("this model takes no melody: choose one that does, such as facebook/musicgen-melody")
+        return self.config.decoder.melody
+
+    def _check_melody(self, melody: np.ndarray | None) -> None:
+        if melody is None:
+            return
+        wanted = self._melody_config()
+        if melody.shape != (wanted.chroma_length, wanted.num_chroma):
+            shape = [wanted.chroma_length, wanted.num_chroma]
+            raise InputError(f"a melody must be of shape {shape}, not {list(melody.shape)}")
 
     def encode(self, audio: np.ndarray) -> np.ndarray:
         """Audio [channels, samples] at `sampling_rate` -> codes int32 [codebooks, frames], to prompt a job with."""

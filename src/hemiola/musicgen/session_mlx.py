@@ -1,9 +1,8 @@
-"""Step by step decoding in MLX: the decoder's weights as a step reads them, and one batch's caches."""
+"""Step by step decoding in MLX: one batch's caches, and the engine that begins it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -12,10 +11,10 @@ from mlx.core import array as Tensor
 from mlx.utils import tree_flatten
 
 from hemiola.backend import Backend, on_device
-from hemiola.errors import BackendError
 from hemiola.musicgen.batch import Batch, Noise
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_mlx import Decoder
+from hemiola.musicgen.fused_mlx import FusedDecoder, FusedLayer, FusedReader, normed, plus_times, quantize, times
 from hemiola.musicgen.positions import sinusoids
 from hemiola.musicgen.sampling_mlx import Picker
 from hemiola.musicgen.t5_mlx import T5Encoder
@@ -24,101 +23,6 @@ from hemiola.weights import keys
 # Copies and tables that some published checkpoints carry along.
 TEXT_IGNORABLE = ("encoder.embed_tokens.weight",)
 DECODER_IGNORABLE = ("model.decoder.embed_positions.weights",)
-
-NORM_EPSILON = 1e-5
-# So many weights of a row share a scale when they are quantised: the more, the smaller; all must be full.
-GROUP_SIZES = (64, 32)
-
-
-Matrix = nn.Linear
-Norm = nn.LayerNorm
-
-
-@dataclass(eq=False, repr=False)
-class FusedLayer(nn.Module):
-    """One layer's weights; queries, keys and values of the self-attention lie in one matrix."""
-
-    self_norm: Norm
-    self_qkv: Matrix
-    self_out: Matrix
-    text_norm: Norm
-    text_query: Matrix
-    text_key_value: Matrix
-    text_out: Matrix
-    last_norm: Norm
-    fc1: Matrix
-    fc2: Matrix
-
-
-class FusedDecoder(nn.Module):
-    """The decoder's weights laid out for steps: fewer and larger products, the same numbers."""
-
-    def __init__(self, config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.config = config
-        stack = keys.under(tensors, "model.decoder.")
-        books = range(config.num_codebooks)
-        self.embeddings = mx.concatenate([stack[f"embed_tokens.{k}.weight"] for k in books])
-        self.heads = _matrix([tensors[f"lm_heads.{k}.weight"] for k in books])
-        self.offsets = mx.arange(config.num_codebooks) * (config.vocab_size + 1)
-        self.layers = [_fuse(keys.under(stack, f"layers.{index}.")) for index in range(config.num_hidden_layers)]
-        self.norm = _norm(stack["layer_norm.weight"], stack["layer_norm.bias"])
-        self.projection = keys.under(tensors, "enc_to_dec_proj.")
-
-    def project(self, states: Tensor) -> Tensor:
-        """Text states [L, text_width] -> [L, d]."""
-        states = states.astype(self.embeddings.dtype)
-        projection = self.projection
-        return mx.addmm(projection["bias"], states, projection["weight"].T) if projection else states
-
-
-def _fuse(layer: Mapping[str, Tensor]) -> FusedLayer:
-    def norm(name: str) -> Norm:
-        return _norm(layer[f"{name}.weight"], layer[f"{name}.bias"])
-
-    def joined(attention: str, parts: str) -> Matrix:
-        return _matrix([layer[f"{attention}.{part}_proj.weight"] for part in parts])
-
-    return FusedLayer(
-        self_norm=norm("self_attn_layer_norm"),
-        self_qkv=joined("self_attn", "qkv"),
-        self_out=_matrix([layer["self_attn.out_proj.weight"]]),
-        text_norm=norm("encoder_attn_layer_norm"),
-        text_query=_matrix([layer["encoder_attn.q_proj.weight"]]),
-        text_key_value=joined("encoder_attn", "kv"),
-        text_out=_matrix([layer["encoder_attn.out_proj.weight"]]),
-        last_norm=norm("final_layer_norm"),
-        fc1=_matrix([layer["fc1.weight"]]),
-        fc2=_matrix([layer["fc2.weight"]]),
-    )
-
-
-def _matrix(weights: list[Tensor]) -> Matrix:
-    """One matrix that gives the outputs of several weights [out, in], one after the other."""
-    weight = mx.concatenate(weights) if len(weights) > 1 else weights[0]
-    matrix = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    # The BLAS that serves the CPU is faster on a matrix that lies [in, out] in memory; a GPU takes it as it comes.
-    matrix.weight = mx.contiguous(weight.T).T if mx.default_device() == mx.cpu else weight
-    return matrix
-
-
-def _norm(weight: Tensor, bias: Tensor) -> Norm:
-    norm = nn.LayerNorm(len(weight), NORM_EPSILON)
-    norm.weight, norm.bias = weight, bias
-    return norm
-
-
-def _normed(hidden: Tensor, norm: Norm) -> Tensor:
-    return norm(hidden)
-
-
-def _times(hidden: Tensor, matrix: Matrix) -> Tensor:
-    return matrix(hidden)
-
-
-def _plus_times(total: Tensor, hidden: Tensor, matrix: Matrix) -> Tensor:
-    """A residual sum."""
-    return total + matrix(hidden)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: Tensor | None = None) -> Tensor:
@@ -134,7 +38,7 @@ class Session:
         self.decoder = decoder
         self.device = device
         self.rows = len(batch.texts)
-        self.repeats = mx.array([*range(len(batch.jobs)), *_guided(batch)])
+        self.repeats = mx.array(batch.owners)
         self.script = mx.array(batch.script.astype(np.int32))
         self.noise = Noise(batch)
         self.partners = mx.array(batch.partners.astype(np.int32))
@@ -143,10 +47,34 @@ class Session:
         # A dozen small operations on the same shapes at every step: a GPU runs them as few. On a CPU each would cost
         # seconds of a C++ compiler first. The layers stay as they are: they grow by a key a step, and are all matrices.
         self.pick = mx.compile(self.picker.__call__) if device == "gpu" else self.picker
-        self.positions = mx.array(sinusoids(batch.steps, config.hidden_size)).astype(like.dtype)
-        shape = (2, self.rows, config.num_attention_heads, batch.steps, config.head_dim)
+        openings = [] if config.melody is None else self._openings(batch, states)
+        self._open(openings, batch.steps)
+        shape = (2, self.rows, config.num_attention_heads, self.ahead + batch.steps, config.head_dim)
         self.caches = [mx.zeros(shape, like.dtype) for _ in decoder.layers]
-        self._read_text(states)
+        self._read_text(states if config.melody is None else [None] * self.rows)
+
+    def _openings(self, batch: Batch, states: Sequence[Tensor | None]) -> list[Tensor]:
+        """What stands before each row's music; no text is as long as the text that it stands for."""
+        own = [states[owner] if each is None else each for owner, each in zip(batch.owners, states)]
+        lengths = [1 if each is None else len(each) for each in own]
+        return [self.decoder.opening(*each) for each in zip(states, lengths, batch.melodies)]
+
+    def _open(self, openings: Sequence[Tensor], steps: int) -> None:
+        """Lay openings so that all end where the music begins; places before a shorter one are never seen.
+
+        A row's positions count from the start of its own opening, so that nothing beside it can matter.
+        """
+        like, width = self.decoder.embeddings, self.decoder.config.hidden_size
+        self.ahead = max((len(each) for each in openings), default=0)
+        missing = [self.ahead - len(each) for each in openings]
+        table = sinusoids(self.ahead + steps, width)
+        rows = [np.roll(table, count, axis=0) for count in (missing if any(missing) else [0])]
+        positions = mx.array(np.stack(rows)).astype(like.dtype)
+        self.opening, self.positions = positions[:, : self.ahead], positions[:, self.ahead :]
+        if openings:
+            self.opening = self.opening + mx.stack([mx.pad(e, [(gap, 0), (0, 0)]) for gap, e in zip(missing, openings)])
+        seen = mx.arange(self.ahead + steps) >= mx.array(missing or [0])[:, None]
+        self.seen = seen[:, None, None] if any(missing) else None
 
     def _read_text(self, states: Sequence[Tensor | None]) -> None:
         """Project every text's keys and values, each text by itself; rows behind the last text need none."""
@@ -163,7 +91,8 @@ class Session:
                 continue
             projected = self.decoder.project(each)
             for layer, cache in zip(self.decoder.layers, self.text_caches):
-                pair = _times(projected, layer.text_key_value).reshape(len(each), *shape[:1], *shape[2:3], -1)
+                assert layer.reader is not None
+                pair = times(projected, layer.reader.key_value).reshape(len(each), *shape[:1], *shape[2:3], -1)
                 cache[:, row, :, : len(each)] = pair.transpose(1, 2, 0, 3)
         self.allowed = None if bool(allowed.all()) else mx.array(allowed)
 
@@ -173,9 +102,11 @@ class Session:
         tokens = mx.array(tokens)
         length = tokens.shape[2] if tokens.ndim == 3 else 1
         hidden = self._embed(tokens.reshape(*tokens.shape[:2], length), position)
+        place, count = (self.ahead + position, length) if position else (0, self.ahead + length)
+        allowed = self._allowed(place, count)
         for index, layer in enumerate(self.decoder.layers):
-            hidden = self._layer(index, layer, hidden, position, length)
-        logits = self._logits(hidden[length - 1 :: length])
+            hidden = self._layer(index, layer, hidden, place, allowed)
+        logits = self._logits(hidden[count - 1 :: count])
         noise = mx.array(self.noise(position + length))
         wanted = self.script[position + length]
         written = mx.where(wanted < 0, self.pick(logits, noise), wanted)
@@ -189,44 +120,59 @@ class Session:
         return np.array(mx.stack(written).astype(mx.int32))
 
     def _embed(self, tokens: Tensor, position: int) -> Tensor:
-        """Tokens [jobs, K, n] -> hidden [rows * n, d]."""
+        """Tokens [jobs, K, n] -> hidden [rows * n, d], after the opening when they are the first."""
         if self.rows > len(tokens):
             tokens = tokens[self.repeats]
         places = (tokens + self.decoder.offsets[:, None]).swapaxes(1, 2).flatten(0, 1)
         summed = self.decoder.embeddings[places].sum(1)
         length = tokens.shape[2]
         summed = summed.reshape(-1, length, summed.shape[1])
-        return (summed + self.positions[position : position + length]).flatten(0, 1)
+        placed = summed + self.positions[:, position : position + length]
+        if self.ahead and not position:
+            placed = mx.concatenate([self.opening, placed], axis=1)
+        return placed.flatten(0, 1)
 
-    def _layer(self, index: int, layer: FusedLayer, hidden: Tensor, position: int, length: int) -> Tensor:
+    def _allowed(self, place: int, count: int) -> Tensor | None:
+        """Which places each of `count` from `place` on may see, or None where nothing but the order limits that."""
+        if self.seen is None:
+            return None
+        seen = self.seen[..., : place + count]
+        if count == 1:
+            return seen
+        order = mx.arange(place + count)
+        each = order[place:, None]
+        # A place that is never seen sees itself: an empty softmax is NaN.
+        return (seen & (order <= each)) | (order == each)
+
+    def _layer(self, index: int, layer: FusedLayer, hidden: Tensor, place: int, allowed: Tensor | None) -> Tensor:
         """Hidden [rows * n, d] -> the same shape."""
-        config = self.decoder.config
-        fused = _times(_normed(hidden, layer.self_norm), layer.self_qkv)
+        config, length = self.decoder.config, len(hidden) // self.rows
+        fused = times(normed(hidden, layer.self_norm), layer.self_qkv)
         heads = fused.reshape(self.rows, length, 3, config.num_attention_heads, config.head_dim)
         heads = heads.transpose(2, 0, 3, 1, 4)
-        self.caches[index][:, :, :, position : position + length] = heads[1:]
-        past_keys, past_values = self.caches[index][:, :, :, : position + length]
-        mixed = _attend(heads[0], past_keys, past_values, causal=length > 1)
-        hidden = _plus_times(hidden, _merge(mixed), layer.self_out)
-        if self.text_rows:
-            hidden = self._read(index, layer, hidden, length)
-        inner = nn.gelu(_times(_normed(hidden, layer.last_norm), layer.fc1))
-        return _plus_times(hidden, inner, layer.fc2)
+        self.caches[index][:, :, :, place : place + length] = heads[1:]
+        past_keys, past_values = self.caches[index][:, :, :, : place + length]
+        mixed = _attend(heads[0], past_keys, past_values, causal=length > 1 and allowed is None, allowed=allowed)
+        hidden = plus_times(hidden, _merge(mixed), layer.self_out)
+        if self.text_rows and layer.reader is not None:
+            hidden = self._read(index, layer.reader, hidden, length)
+        inner = nn.gelu(times(normed(hidden, layer.last_norm), layer.fc1))
+        return plus_times(hidden, inner, layer.fc2)
 
-    def _read(self, index: int, layer: FusedLayer, hidden: Tensor, length: int) -> Tensor:
+    def _read(self, index: int, reader: FusedReader, hidden: Tensor, length: int) -> Tensor:
         """Add what the rows with a text read in it; attention to no text is exactly 0, so those rows are left alone."""
         config = self.decoder.config
         count = self.text_rows * length
-        query = _times(_normed(hidden[:count], layer.text_norm), layer.text_query)
+        query = times(normed(hidden[:count], reader.norm), reader.query)
         query = query.reshape(self.text_rows, length, config.num_attention_heads, config.head_dim).swapaxes(1, 2)
         text_keys, text_values = self.text_caches[index]
         mixed = _attend(query, text_keys, text_values, allowed=self.allowed)
-        read = _plus_times(hidden[:count], _merge(mixed), layer.text_out)
+        read = plus_times(hidden[:count], _merge(mixed), reader.out)
         return mx.concatenate([read, hidden[count:]]) if count < len(hidden) else read
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Hidden [rows, d] -> guided logits float32 [jobs, K, vocab]."""
-        logits = _times(_normed(hidden, self.decoder.norm), self.decoder.heads).astype(mx.float32)
+        logits = times(normed(hidden, self.decoder.norm), self.decoder.heads).astype(mx.float32)
         logits = logits.reshape(self.rows, self.decoder.config.num_codebooks, -1)
         jobs = len(self.partners)
         if self.rows == jobs:
@@ -238,10 +184,6 @@ class Session:
 def _merge(mixed: Tensor) -> Tensor:
     """Heads [rows, heads, n, head_dim] -> [rows * n, d]."""
     return mixed.swapaxes(1, 2).reshape(mixed.shape[0] * mixed.shape[2], -1)
-
-
-def _guided(batch: Batch) -> list[int]:
-    return [index for index, job in enumerate(batch.jobs) if job.is_guided]
 
 
 class Engine:
@@ -268,7 +210,7 @@ class Engine:
             ready = {name: tensors["decoder"][name].astype(dtype) for name in shapes}
             self.decoder = FusedDecoder(decoder, ready)
             if choice.quantize is not None:
-                _quantize(self.decoder, choice.quantize)
+                quantize(self.decoder, choice.quantize)
             # Read here and now: what is left lazy belongs to this thread, and a server's others could not use it.
             mx.eval(self.text_encoder.parameters(), self.decoder.parameters())
             mx.clear_cache()
@@ -288,13 +230,3 @@ class Engine:
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     parameters: dict[str, Tensor] = dict(tree_flatten(module.parameters()))
     return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-
-
-def _quantize(decoder: FusedDecoder, bits: int) -> None:
-    """Keep the matrices of every step in `bits` bits; embeddings, norms and the text projection stay as they are."""
-    widths = (decoder.config.hidden_size, decoder.config.ffn_dim)
-    group_size = next((size for size in GROUP_SIZES if not any(width % size for width in widths)), None)
-    if group_size is None:
-        raise BackendError(f"a decoder {widths[0]} wide cannot be quantised: leave out --quantize")
-
-    nn.quantize(decoder, group_size, bits)

@@ -1,10 +1,8 @@
-"""Step by step decoding in PyTorch: the decoder's weights as a step reads them, and one batch's caches."""
+"""Step by step decoding in PyTorch: one batch's caches, and the engine that begins it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from hemiola.backend import Backend
 from hemiola.musicgen.batch import Batch, Noise
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder
-from hemiola.musicgen.int8_torch import Int8Matrix
+from hemiola.musicgen.fused_torch import FusedDecoder, FusedLayer, FusedReader, normed, plus_times, quantize, times
 from hemiola.musicgen.positions import sinusoids
 from hemiola.musicgen.sampling_torch import Picker
 from hemiola.musicgen.t5_torch import T5Encoder
@@ -25,90 +23,6 @@ from hemiola.weights.unfilled_torch import unfilled
 # Copies and tables that some published checkpoints carry along.
 TEXT_IGNORABLE = ("encoder.embed_tokens.weight",)
 DECODER_IGNORABLE = ("model.decoder.embed_positions.weights",)
-
-NORM_EPSILON = 1e-5
-
-Matrix = Tensor | Int8Matrix  # [in, out]
-Norm = tuple[Tensor, Tensor]  # weight and bias
-
-
-@dataclass(frozen=True, eq=False)
-class FusedLayer:
-    """One layer's weights; queries, keys and values of the self-attention lie in one matrix."""
-
-    self_norm: Norm
-    self_qkv: Matrix
-    self_out: Matrix
-    text_norm: Norm
-    text_query: Matrix
-    text_key_value: Matrix
-    text_out: Matrix
-    last_norm: Norm
-    fc1: Matrix
-    fc2: Matrix
-
-
-class FusedDecoder:
-    """The decoder's weights laid out for steps: fewer and larger products, the same numbers."""
-
-    def __init__(self, config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None:
-        self.config = config
-        stack = keys.under(tensors, "model.decoder.")
-        books = range(config.num_codebooks)
-        self.embeddings = torch.concatenate([stack[f"embed_tokens.{k}.weight"] for k in books])
-        self.heads: Matrix = _matrix([tensors[f"lm_heads.{k}.weight"] for k in books])
-        self.offsets = torch.arange(config.num_codebooks, device=self.embeddings.device) * (config.vocab_size + 1)
-        self.layers = [_fuse(keys.under(stack, f"layers.{index}.")) for index in range(config.num_hidden_layers)]
-        self.norm = _norm(stack["layer_norm.weight"], stack["layer_norm.bias"])
-        self.projection = keys.under(tensors, "enc_to_dec_proj.")
-
-    def project(self, states: Tensor) -> Tensor:
-        """Text states [L, text_width] -> [L, d]."""
-        states = states.to(self.embeddings)
-        return F.linear(states, self.projection["weight"], self.projection["bias"]) if self.projection else states
-
-
-def _fuse(layer: Mapping[str, Tensor]) -> FusedLayer:
-    def norm(name: str) -> Norm:
-        return _norm(layer[f"{name}.weight"], layer[f"{name}.bias"])
-
-    def joined(attention: str, parts: str) -> Matrix:
-        return _matrix([layer[f"{attention}.{part}_proj.weight"] for part in parts])
-
-    return FusedLayer(
-        self_norm=norm("self_attn_layer_norm"),
-        self_qkv=joined("self_attn", "qkv"),
-        self_out=_matrix([layer["self_attn.out_proj.weight"]]),
-        text_norm=norm("encoder_attn_layer_norm"),
-        text_query=_matrix([layer["encoder_attn.q_proj.weight"]]),
-        text_key_value=joined("encoder_attn", "kv"),
-        text_out=_matrix([layer["encoder_attn.out_proj.weight"]]),
-        last_norm=norm("final_layer_norm"),
-        fc1=_matrix([layer["fc1.weight"]]),
-        fc2=_matrix([layer["fc2.weight"]]),
-    )
-
-
-def _matrix(weights: list[Tensor]) -> Matrix:
-    """One matrix that gives the outputs of several weights [out, in], one after the other."""
-    return (torch.concatenate(weights) if len(weights) > 1 else weights[0]).t()
-
-
-def _norm(weight: Tensor, bias: Tensor) -> Norm:
-    return weight, bias
-
-
-def _normed(hidden: Tensor, norm: Norm) -> Tensor:
-    return F.layer_norm(hidden, hidden.shape[1:], *norm, NORM_EPSILON)
-
-
-def _times(hidden: Tensor, matrix: Matrix) -> Tensor:
-    return matrix.times(hidden) if isinstance(matrix, Int8Matrix) else hidden @ matrix
-
-
-def _plus_times(total: Tensor, hidden: Tensor, matrix: Matrix) -> Tensor:
-    """A residual sum, made by the product itself."""
-    return matrix.plus_times(total, hidden) if isinstance(matrix, Int8Matrix) else torch.addmm(total, hidden, matrix)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: Tensor | None = None) -> Tensor:
@@ -123,16 +37,40 @@ class Session:
         config, like = decoder.config, decoder.embeddings
         self.decoder = decoder
         self.rows = len(batch.texts)
-        self.repeats = torch.tensor([*range(len(batch.jobs)), *_guided(batch)], device=like.device)
+        self.repeats = torch.tensor(batch.owners, device=like.device)
         self.script = torch.tensor(batch.script, device=like.device)
         self.noise = Noise(batch)
         self.partners = torch.tensor(batch.partners, device=like.device)
         self.guidance = torch.tensor([[[job.guidance]] for job in batch.jobs], device=like.device)
         self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size, like.device)
-        self.positions = torch.tensor(sinusoids(batch.steps, config.hidden_size)).to(like)
-        shape = (2, self.rows, config.num_attention_heads, batch.steps, config.head_dim)
+        openings = [] if config.melody is None else self._openings(batch, states)
+        self._open(openings, batch.steps)
+        shape = (2, self.rows, config.num_attention_heads, self.ahead + batch.steps, config.head_dim)
         self.caches = [like.new_empty(shape) for _ in decoder.layers]
-        self._read_text(states)
+        self._read_text(states if config.melody is None else [None] * self.rows)
+
+    def _openings(self, batch: Batch, states: Sequence[Tensor | None]) -> list[Tensor]:
+        """What stands before each row's music; no text is as long as the text that it stands for."""
+        own = [states[owner] if each is None else each for owner, each in zip(batch.owners, states)]
+        lengths = [1 if each is None else len(each) for each in own]
+        return [self.decoder.opening(*each) for each in zip(states, lengths, batch.melodies)]
+
+    def _open(self, openings: Sequence[Tensor], steps: int) -> None:
+        """Lay openings so that all end where the music begins; places before a shorter one are never seen.
+
+        A row's positions count from the start of its own opening, so that nothing beside it can matter.
+        """
+        like, width = self.decoder.embeddings, self.decoder.config.hidden_size
+        self.ahead = max((len(each) for each in openings), default=0)
+        missing = [self.ahead - len(each) for each in openings]
+        table = sinusoids(self.ahead + steps, width)
+        rows = [np.roll(table, count, axis=0) for count in (missing if any(missing) else [0])]
+        positions = torch.tensor(np.stack(rows)).to(like)
+        self.opening, self.positions = positions[:, : self.ahead], positions[:, self.ahead :]
+        if openings:
+            self.opening = self.opening + torch.stack([F.pad(e, (0, 0, gap, 0)) for gap, e in zip(missing, openings)])
+        seen = torch.arange(self.ahead + steps) >= torch.tensor(missing)[:, None]
+        self.seen = seen[:, None, None].to(like.device) if any(missing) else None
 
     def _read_text(self, states: Sequence[Tensor | None]) -> None:
         """Project every text's keys and values, each text by itself; rows behind the last text need none."""
@@ -149,7 +87,8 @@ class Session:
                 continue
             projected = self.decoder.project(each)
             for layer, cache in zip(self.decoder.layers, self.text_caches):
-                pair = _times(projected, layer.text_key_value).reshape(len(each), *shape[:1], *shape[2:3], -1)
+                assert layer.reader is not None
+                pair = times(projected, layer.reader.key_value).reshape(len(each), *shape[:1], *shape[2:3], -1)
                 cache[:, row, :, : len(each)] = pair.permute(1, 2, 0, 3)
         self.allowed = None if bool(allowed.all()) else allowed.to(like.device)
 
@@ -159,9 +98,11 @@ class Session:
         tokens = torch.as_tensor(tokens, device=self.script.device)
         length = tokens.shape[2] if tokens.ndim == 3 else 1
         hidden = self._embed(tokens.reshape(*tokens.shape[:2], length), position)
+        place, count = (self.ahead + position, length) if position else (0, self.ahead + length)
+        allowed = self._allowed(place, count)
         for index, layer in enumerate(self.decoder.layers):
-            hidden = self._layer(index, layer, hidden, position, length)
-        logits = self._logits(hidden[length - 1 :: length])
+            hidden = self._layer(index, layer, hidden, place, allowed)
+        logits = self._logits(hidden[count - 1 :: count])
         noise = torch.as_tensor(self.noise(position + length), device=logits.device)
         wanted = self.script[position + length]
         return torch.where(wanted < 0, self.picker(logits, noise), wanted)
@@ -171,44 +112,59 @@ class Session:
         return torch.stack(written).int().cpu().numpy()
 
     def _embed(self, tokens: Tensor, position: int) -> Tensor:
-        """Tokens [jobs, K, n] -> hidden [rows * n, d]."""
+        """Tokens [jobs, K, n] -> hidden [rows * n, d], after the opening when they are the first."""
         if self.rows > len(tokens):
             tokens = tokens[self.repeats]
         places = (tokens + self.decoder.offsets[:, None]).swapaxes(1, 2).flatten(0, 1)
         summed = F.embedding(places, self.decoder.embeddings).sum(1)
         length = tokens.shape[2]
         summed = summed.reshape(-1, length, summed.shape[1])
-        return (summed + self.positions[position : position + length]).flatten(0, 1)
+        placed = summed + self.positions[:, position : position + length]
+        if self.ahead and not position:
+            placed = torch.concatenate([self.opening, placed], dim=1)
+        return placed.flatten(0, 1)
 
-    def _layer(self, index: int, layer: FusedLayer, hidden: Tensor, position: int, length: int) -> Tensor:
+    def _allowed(self, place: int, count: int) -> Tensor | None:
+        """Which places each of `count` from `place` on may see, or None where nothing but the order limits that."""
+        if self.seen is None:
+            return None
+        seen = self.seen[..., : place + count]
+        if count == 1:
+            return seen
+        order = torch.arange(place + count, device=seen.device)
+        each = order[place:, None]
+        # A place that is never seen sees itself: an empty softmax is NaN.
+        return (seen & (order <= each)) | (order == each)
+
+    def _layer(self, index: int, layer: FusedLayer, hidden: Tensor, place: int, allowed: Tensor | None) -> Tensor:
         """Hidden [rows * n, d] -> the same shape; the residual sums are made by the products."""
-        config = self.decoder.config
-        fused = _times(_normed(hidden, layer.self_norm), layer.self_qkv)
+        config, length = self.decoder.config, len(hidden) // self.rows
+        fused = times(normed(hidden, layer.self_norm), layer.self_qkv)
         heads = fused.reshape(self.rows, length, 3, config.num_attention_heads, config.head_dim)
         heads = heads.permute(2, 0, 3, 1, 4)
-        self.caches[index].narrow(3, position, length).copy_(heads.narrow(0, 1, 2))
-        past_keys, past_values = self.caches[index].narrow(3, 0, position + length).unbind()
-        mixed = _attend(heads[0], past_keys, past_values, causal=length > 1)
-        hidden = _plus_times(hidden, _merge(mixed), layer.self_out)
-        if self.text_rows:
-            hidden = self._read(index, layer, hidden, length)
-        inner = F.gelu(_times(_normed(hidden, layer.last_norm), layer.fc1))
-        return _plus_times(hidden, inner, layer.fc2)
+        self.caches[index].narrow(3, place, length).copy_(heads.narrow(0, 1, 2))
+        past_keys, past_values = self.caches[index].narrow(3, 0, place + length).unbind()
+        mixed = _attend(heads[0], past_keys, past_values, causal=length > 1 and allowed is None, allowed=allowed)
+        hidden = plus_times(hidden, _merge(mixed), layer.self_out)
+        if self.text_rows and layer.reader is not None:
+            hidden = self._read(index, layer.reader, hidden, length)
+        inner = F.gelu(times(normed(hidden, layer.last_norm), layer.fc1))
+        return plus_times(hidden, inner, layer.fc2)
 
-    def _read(self, index: int, layer: FusedLayer, hidden: Tensor, length: int) -> Tensor:
+    def _read(self, index: int, reader: FusedReader, hidden: Tensor, length: int) -> Tensor:
         """Add what the rows with a text read in it; attention to no text is exactly 0, so those rows are left alone."""
         config = self.decoder.config
         count = self.text_rows * length
-        query = _times(_normed(hidden[:count], layer.text_norm), layer.text_query)
+        query = times(normed(hidden[:count], reader.norm), reader.query)
         query = query.reshape(self.text_rows, length, config.num_attention_heads, config.head_dim).swapaxes(1, 2)
         text_keys, text_values = self.text_caches[index].unbind()
         mixed = _attend(query, text_keys, text_values, allowed=self.allowed)
-        hidden[:count] = _plus_times(hidden[:count], _merge(mixed), layer.text_out)
+        hidden[:count] = plus_times(hidden[:count], _merge(mixed), reader.out)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Hidden [rows, d] -> guided logits float32 [jobs, K, vocab]."""
-        logits = _times(_normed(hidden, self.decoder.norm), self.decoder.heads).float()
+        logits = times(normed(hidden, self.decoder.norm), self.decoder.heads).float()
         logits = logits.reshape(self.rows, self.decoder.config.num_codebooks, -1)
         jobs = len(self.partners)
         if self.rows == jobs:
@@ -220,10 +176,6 @@ class Session:
 def _merge(mixed: Tensor) -> Tensor:
     """Heads [rows, heads, n, head_dim] -> [rows * n, d]."""
     return mixed.swapaxes(1, 2).reshape(mixed.shape[0] * mixed.shape[2], -1)
-
-
-def _guided(batch: Batch) -> list[int]:
-    return [index for index, job in enumerate(batch.jobs) if job.is_guided]
 
 
 class Engine:
@@ -250,7 +202,7 @@ class Engine:
         ready = {name: tensors["decoder"][name].to(self.device, dtype) for name in shapes}
         self.decoder = FusedDecoder(decoder, ready)
         if choice.quantize is not None:
-            _quantize(self.decoder)
+            quantize(self.decoder)
 
     @torch.inference_mode()
     def states(self, tokens: list[int]) -> Tensor:
@@ -261,14 +213,3 @@ class Engine:
     def begin(self, batch: Batch, states: Sequence[Tensor | None]) -> Session:
         """Begin to decode `batch`; `states` are those of `batch.texts`, None where there is no text."""
         return Session(self.decoder, batch, states)
-
-
-def _quantize(decoder: FusedDecoder) -> None:
-    """Keep the matrices of every step in 8 bits; embeddings, norms and the text projection stay as they are."""
-
-    def packed(each: Any) -> Any:
-        return Int8Matrix(each.t()) if isinstance(each, Tensor) else each
-
-    for index, layer in enumerate(decoder.layers):
-        decoder.layers[index] = FusedLayer(**{name: packed(each) for name, each in vars(layer).items()})
-    decoder.heads = packed(decoder.heads)
