@@ -8,7 +8,19 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "mlx", "lightning", "transformers", "scipy", "numpy", "soundfile", "tokenizers", "huggingface_hub"}
+HEAVY = {
+    "matplotlib",
+    "pyloudnorm",
+    "torch",
+    "mlx",
+    "lightning",
+    "transformers",
+    "scipy",
+    "numpy",
+    "soundfile",
+    "tokenizers",
+    "huggingface_hub",
+}
 
 
 def loaded(code: str) -> set[str]:
@@ -23,7 +35,9 @@ def test_the_package_loads_the_standard_library_only(code: str) -> None:
     assert loaded(code) - loaded("") <= {"hemiola", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("words", ["--help", "--version", "generate --help", "models list --help", "train --help"])
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "generate --help", "models list --help", "train --help", "inspect --help"]
+)
 def test_help_loads_nothing_heavy(words: str) -> None:
     code = f"from hemiola.cli import main\ntry: main({words.split()!r})\nexcept SystemExit as end: assert not end.code"
     assert not loaded(code) & {*HEAVY, "rich", "yaml"}

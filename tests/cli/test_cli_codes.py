@@ -137,7 +137,17 @@ def test_bad_input_is_one_line(
         "half",
         "garbage",
         *({"drop": name} for name in ("codes.0", "scale.0", "codes.1")),
-        *({"facts": {name: value}} for name, value in (("length", "x"), ("length", "0"), ("length", "999999"))),
+        *(
+            {"facts": {name: value}}
+            for name, value in (
+                ("length", "x"),
+                ("length", "0"),
+                ("length", "-1"),
+                ("length", "999999"),
+                ("length", "9" * 20),
+            )
+        ),
+        *({"facts": {"sampling_rate": value}} for value in ("0", "-1")),
         *({"facts": {name: None}} for name in ("length", "model", "sampling_rate")),
         {"facts": {"model": "nosuch"}},
         {"facts": {"sampling_rate": "32000"}},

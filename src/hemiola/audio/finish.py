@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -36,16 +37,13 @@ class Finish:
         if self.sample_rate is not None and not _is_rate(self.sample_rate):
             raise InputError(f"sample_rate must be a whole number from {LOWEST_HZ} to {HIGHEST_HZ} Hz")
         for name in ("fade_in", "fade_out"):
-            try:
-                exact_seconds(getattr(self, name))
-            except ValueError as error:
-                raise InputError(f"{name}: {error}") from None
+            _checked(name, getattr(self, name))
         if self.loudness is not None and not _is_loudness(self.loudness):
             raise InputError(f"loudness must be a number of LUFS from {QUIETEST_LUFS} to 0, not {self.loudness!r}")
 
     def require_room(self, seconds: Seconds) -> None:
         """Raise InputError when a piece of that duration is too short for what is asked."""
-        duration, fades = exact_seconds(seconds), exact_seconds(self.fade_in) + exact_seconds(self.fade_out)
+        duration, fades = _checked("seconds", seconds), exact_seconds(self.fade_in) + exact_seconds(self.fade_out)
         if fades > duration:
             raise InputError(f"the fades take {float(fades):g} s, the piece has {float(duration):g} s: shorten them")
         if self.sample_rate is not None and Timebase(self.sample_rate, 1).samples(duration) < 1:
@@ -99,6 +97,13 @@ def _levelled(samples: np.ndarray, sample_rate: int, target: float) -> Finished:
     levelled = samples * np.float32(min(gain, most))
     reached = integrated_lufs(levelled, sample_rate)
     return Finished(Audio(levelled, sample_rate), reached, is_limited=gain > most and target - reached > MISS_LU)
+
+
+def _checked(name: str, seconds: Seconds) -> Fraction:
+    try:
+        return exact_seconds(seconds)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _is_rate(value: object) -> bool:

@@ -49,18 +49,40 @@ def read(path: str | Path) -> tuple[np.ndarray, int]:
     Raises AudioError when the file is missing, not audio, empty, cut short, longer than a day, larger than memory
     allows, or holds values that are not finite.
     """
+    with _opened(Path(path), soundfile.SoundFile) as file:
+        return _read_all(Path(path), file), file.samplerate
+
+
+@dataclass(frozen=True, eq=False)
+class Reel:
+    """A sound file to be read once, from its beginning; an MP3 may only guess its length in samples."""
+
+    path: Path
+    sample_rate: int
+    channels: int
+    length: int
+    _file: soundfile.SoundFile
+
+    def blocks(self, samples: int) -> Iterator[np.ndarray]:
+        """Float32 [channels, samples], one after another; the last may be shorter. Raises AudioError as `read` does."""
+        length = 0
+        while (block := self._file.read(samples, dtype="float32", always_2d=True).T).size:
+            length += block.shape[1]
+            _refuse_infinite(self.path, block)
+            yield block
+        _refuse_cut(self.path, self._file, length)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Reel]:
+    """Open a sound file of any length, up to a day, for reading in memory that does not depend on it.
+
+    Raises AudioError as `read` does.
+    """
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise AudioError(f"{path} is not a file: name a sound file" if path.exists() else f"{path} does not exist")
-        if path.stat().st_size == 0:
-            raise AudioError(f"{path} is empty (0 bytes): export it again")
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            _refuse_cut_wav(path, file)
-            return _read_all(path, file), file.samplerate
-    except (soundfile.SoundFileError, TypeError, OSError) as error:
-        cause = "may not be read: check its permissions" if not os.access(path, os.R_OK) else _unreadable(error)
-        raise AudioError(f"{path} {cause}") from error
+    with _opened(path, _Forward) as file:
+        _refuse_length(path, file)
+        yield Reel(path, file.samplerate, file.channels, file.frames, file)
 
 
 def write(
@@ -111,6 +133,28 @@ def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     finally:
         # After success there is nothing of that name; after anything else, Ctrl-C included, it must not stay.
         temporary.unlink(missing_ok=True)
+
+
+class _Forward(soundfile.SoundFile):
+    """A file that is never sought in: soundfile seeks after every block, which an MP3 answers with other samples."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def _opened(path: Path, kind: type[soundfile.SoundFile]) -> Iterator[soundfile.SoundFile]:
+    try:
+        if not path.is_file():
+            raise AudioError(f"{path} is not a file: name a sound file" if path.exists() else f"{path} does not exist")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path} is empty (0 bytes): export it again")
+        with kind(os.fsencode(path)) as file:
+            _refuse_cut_wav(path, file)
+            yield file
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        cause = "may not be read: check its permissions" if not os.access(path, os.R_OK) else _unreadable(error)
+        raise AudioError(f"{path} {cause}") from error
 
 
 def check_place(path: str | Path, *, force: bool = False) -> None:
@@ -207,30 +251,36 @@ def _unreadable(error: Exception) -> str:
 
 
 def _read_all(path: Path, file: soundfile.SoundFile) -> np.ndarray:
-    declared = file.frames
-    if declared >= _UNKNOWN:
-        raise AudioError(f"{path} is a stream that does not say how long it is: convert it, with ffmpeg for one")
-    _refuse_length(path, file, declared)
+    _refuse_length(path, file)
+    needed = file.frames * file.channels * 4 * 2
+    if needed > _memory_bytes() // 2:
+        raise AudioError(f"{path} needs {needed / 2**30:.0f} GiB of memory, too much for this machine: cut it first")
     # All at once: soundfile seeks after every block, which an MP3 answers with other samples.
     samples = np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T)
-    length = samples.shape[1]
-    if not length:
-        raise AudioError(f"{path} holds no samples: export it again")
-    # The length of an MP3 without a header is a guess; anything else knows.
-    slack = max(file.samplerate, declared // 100) if file.format == "MP3" else 0
-    if length + slack < declared:
-        raise AudioError(f"{path} is cut short: {length} of {declared} samples are there; export it again")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path} holds values that are not finite (NaN or infinity): export it again")
+    _refuse_cut(path, file, samples.shape[1])
+    _refuse_infinite(path, samples)
     return samples
 
 
-def _refuse_length(path: Path, file: soundfile.SoundFile, length: int) -> None:
-    if length > MAX_SECONDS * file.samplerate:
+def _refuse_length(path: Path, file: soundfile.SoundFile) -> None:
+    if file.frames >= _UNKNOWN:
+        raise AudioError(f"{path} is a stream that does not say how long it is: convert it, with ffmpeg for one")
+    if file.frames > MAX_SECONDS * file.samplerate:
         raise AudioError(f"{path} is longer than a day: cut it first")
-    needed = length * file.channels * 4 * 2
-    if needed > _memory_bytes() // 2:
-        raise AudioError(f"{path} needs {needed / 2**30:.0f} GiB of memory, too much for this machine: cut it first")
+
+
+def _refuse_cut(path: Path, file: soundfile.SoundFile, length: int) -> None:
+    if not length:
+        raise AudioError(f"{path} holds no samples: export it again")
+    # The length of an MP3 without a header is a guess; anything else knows.
+    slack = max(file.samplerate, file.frames // 100) if file.format == "MP3" else 0
+    if length + slack < file.frames:
+        raise AudioError(f"{path} is cut short: {length} of {file.frames} samples are there; export it again")
+
+
+def _refuse_infinite(path: Path, samples: np.ndarray) -> None:
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path} holds values that are not finite (NaN or infinity): export it again")
 
 
 def _refuse_cut_wav(path: Path, file: soundfile.SoundFile) -> None:

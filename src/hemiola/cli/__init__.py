@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hemiola import __version__
-from hemiola.cli import bench, decode, encode, evaluate, failures, generate, models, train
+from hemiola.cli import bench, decode, encode, evaluate, failures, generate, inspect, models, train
 
 app = typer.Typer(
     name="hemiola",
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command()(generate.generate)
 app.command()(encode.encode)
 app.command()(decode.decode)
+app.command()(inspect.inspect)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")

@@ -78,5 +78,8 @@ def _codes(facts: dict[str, str], tensors: dict[str, np.ndarray]) -> Codes:
     scales = tuple(
         tensors[f"scale.{index}"][None] for index in range(sum(name.startswith("scale.") for name in tensors))
     )
-    encoded = Encoded(chunks, scales or None, int(facts["length"]), batched=False)
-    return Codes(encoded, facts["model"], facts["revision"], int(facts["sampling_rate"]), int(facts["channels"]))
+    length, rate, channels = (int(facts[name]) for name in ("length", "sampling_rate", "channels"))
+    if min(length, rate, channels) < 1:
+        raise ValueError("length, sampling_rate and channels are 1 or more")
+    encoded = Encoded(chunks, scales or None, length, batched=False)
+    return Codes(encoded, facts["model"], facts["revision"], rate, channels)
