@@ -93,8 +93,8 @@ def family(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, Pa
             torch.manual_seed(channels)
             checkpoint_torch.save(
                 root / name,
-                T5Encoder(T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4)),
-                Decoder(DecoderConfig(**sizes, **books, initializer_factor=0.3, melody=melody), text_width=16),
+                T5Encoder(T5Config(vocab_size=40, d_model=12, d_kv=4, d_ff=24, num_layers=1, num_heads=4)),
+                Decoder(DecoderConfig(**sizes, **books, initializer_factor=0.3, melody=melody), text_width=12),
                 Encodec(EncodecConfig(**clock, **small, use_causal_conv=False, use_conv_shortcut=False)),
                 tiny / "tokenizer.json",
             )

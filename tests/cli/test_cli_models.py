@@ -107,3 +107,14 @@ def test_the_licence_is_shown_when_a_model_arrives(hemiola: Run, cache: Path, mo
         ran = hemiola("models", "fetch", "some/music")
         assert (ran.code, ran.out) == (0, f"{cache}\n")
         assert said in ran.err if said else ran.err == ""
+
+
+def test_convert_writes_a_folder_that_loads(hemiola: Run, tiny: Path, tmp_path: Path) -> None:
+    ran = hemiola("models", "convert", tiny, "half", "--dtype", "float16")
+    assert (ran.code, ran.out) == (0, "half\n")
+    assert {each.dtype for each in load_file(tmp_path / "half" / "model.safetensors").values()} == {np.dtype("float16")}
+    shown = facts(hemiola("models", "show", "half"))
+    assert shown["parameters"] == facts(hemiola("models", "show", tiny))["parameters"]
+    made = hemiola("generate", "slow", "--model", "half", "--seconds", "0.1", "--device", "cpu", "-o", "out.wav")
+    assert made.code == 0
+    assert "half exists: name a new folder" in hemiola("models", "convert", tiny, "half").error

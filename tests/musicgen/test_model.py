@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hemiola.errors import InputError, WeightsError
+from hemiola.musicgen import checkpoint_torch
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.model import MusicgenModel
 from hemiola.musicgen.sampling import Sampling
@@ -233,6 +234,11 @@ def test_another_kind_of_model_is_named(checkpoint: Path, tmp_path: Path, kind: 
     (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": kind}))
     with pytest.raises(WeightsError, match=f"'{kind}', wanted 'musicgen'"):
         MusicgenModel.from_pretrained(tmp_path / "other", backend="torch", device="cpu")
+
+
+def test_training_does_not_go_on_from_a_melody_model(family: dict[str, Path]) -> None:
+    with pytest.raises(WeightsError, match="is a melody model, which training cannot go on from"):
+        checkpoint_torch.load_parts(family["melody"])
 
 
 def test_a_checkpoint_without_tokenizer_says_so(checkpoint: Path, tmp_path: Path) -> None:

@@ -145,6 +145,17 @@ def test_only_what_is_needed_is_fetched(server: Any) -> None:
     }
 
 
+def test_audiocrafts_layout_is_only_fetched_when_allowed_and_then_offline(server: Any) -> None:
+    server.files = {"state_dict.bin": b"lm", "compression_state_dict.bin": b"codec", "README.md": b"# hello"}
+    assert "--allow-pickle" in message(lambda: hub.locate(REPO))
+    assert server.fetched == []
+    folder = hub.locate(REPO, allow_pickle=True).folder
+    assert {path.name for path in folder.iterdir()} == {*keys.AUDIOCRAFT, ".hemiola.json"}
+    server.shutdown()
+    server.server_close()
+    assert hub.locate(REPO, allow_pickle=True).folder == folder
+
+
 def test_a_pickle_is_only_fetched_when_allowed(server: Any) -> None:
     server.files["pytorch_model.bin"] = server.files.pop("model.safetensors")
     assert "--allow-pickle" in message(lambda: hub.locate(REPO))

@@ -39,7 +39,9 @@ def generate(
     model: Annotated[str | None, Option(help=f"{options.MODEL_HELP} [default: sketch]")] = None,
     guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
     negative: Annotated[str | None, Option(help="A prompt to steer away from.")] = None,
-    continue_: Annotated[Path | None, Option("--continue", help="A clip to go on from; --seconds holds it.")] = None,
+    continue_: Annotated[
+        Path | None, Option("--continue", help="A clip to go on from; --seconds is the whole, clip included.")
+    ] = None,
     melody: Annotated[Path | None, Option(help="A tune to follow, for a melody model; the whole mix is used.")] = None,
     window_stride: Annotated[str | None, Option(help="Seconds that a window adds, over 30 s. [default: 18]")] = None,
     top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,

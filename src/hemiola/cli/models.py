@@ -1,8 +1,7 @@
-"""`hemiola models list | show | fetch`: what checkpoints there are, and what is in them."""
+"""`hemiola models list | show | fetch | convert`: what checkpoints there are, what is in them, and one made anew."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +50,32 @@ def fetch(name: Name, allow_pickle: options.AllowPickle = False) -> None:
     screen.written(checkpoints.found(name, allow_pickle).folder)
 
 
+@app.command()
+def convert(
+    source: Name,
+    target: Annotated[Path, typer.Argument(help="The new folder.", show_default=False)],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    backend: options.Backend = "auto",
+    allow_pickle: options.AllowPickle = False,
+) -> None:
+    """Write a model anew, in Hugging Face's layout.
+
+    From any layout that can be read, audiocraft's too; as safetensors, which this program and transformers load.
+    """
+    from hemiola.cli import checkpoints
+    from hemiola.musicgen import folder
+
+    folder.check_target(target)
+    folder.convert(
+        checkpoints.found(source, allow_pickle).folder,
+        target,
+        dtype=dtype,
+        backend=backend,
+        allow_pickle=allow_pickle,
+    )
+    screen.written(target)
+
+
 def _on_disk(name: str) -> Any:
     """The checkpoint, without fetching anything."""
     from hemiola.weights import hub
@@ -73,7 +98,7 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
     from hemiola.musicgen.windows import window_frames
     from hemiola.weights import hub, keys
 
-    values = _config(checkpoint.folder / hub.CONFIG)
+    values = keys.json_of(checkpoint.folder / hub.CONFIG)
     name, revision = checkpoints.identity(checkpoint)
     files = keys.files(checkpoint.folder, allow_pickle=True)
     facts: dict[str, Any] = {"name": name, "revision": revision or "-", "folder": checkpoint.folder}
@@ -89,16 +114,6 @@ def _facts(checkpoint: Any) -> dict[str, Any]:
         return facts | {"channels": config.decoder.audio_channels} | _codec_facts(config.codec)
     codec = EncodecConfig.from_dict(values)
     return facts | {"kind": "codec", "channels": codec.channels} | _codec_facts(codec)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}): fetch the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path} is not a config: fetch the checkpoint again")
-    return values
 
 
 def _codec_facts(codec: Any) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -12,16 +10,14 @@ from torch import Tensor
 
 from hemiola.codec.encodec_torch import Encodec, to_checkpoint
 from hemiola.errors import OutputError, WeightsError
-from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.config import MusicgenConfig
 from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.folder import small_files, write_small
 from hemiola.musicgen.model import decoder_part, read_config
 from hemiola.musicgen.session_torch import DECODER_IGNORABLE, TEXT_IGNORABLE
 from hemiola.musicgen.t5_torch import T5Encoder
-from hemiola.weights import hub, keys
+from hemiola.weights import keys
 
-# Transformers reads this file for the length of a generation that states none.
-DEFAULT_FRAMES = 1500
 PROJECTIONS = ("enc_to_dec_proj.", "audio_enc_to_dec_proj.")
 
 
@@ -59,10 +55,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
-        content = Path(tokenizer).read_text(encoding="utf-8")
-        (folder / tokenizers.FILE).write_text(content, encoding="utf-8")
-        for name, values in _small_files(config, dtype).items():
-            (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_small(folder, small_files(config, dtype), Path(tokenizer))
     except OSError as error:
         raise OutputError(f"the checkpoint cannot be written to {folder} ({error}): choose another folder") from error
 
@@ -83,34 +76,3 @@ def load_parts(folder: str | Path) -> tuple[T5Encoder, Decoder]:
         keys.check(shapes, found, where=type(module).__name__, ignorable=TEXT_IGNORABLE + DECODER_IGNORABLE)
         module.load_state_dict({name: found[name] for name in shapes})
     return text_encoder, decoder
-
-
-def _small_files(config: MusicgenConfig, dtype: str) -> dict[str, dict[str, Any]]:
-    special = config.decoder.special
-    return {
-        hub.CONFIG: {**config.to_dict(), "dtype": dtype},
-        "generation_config.json": {
-            "bos_token_id": special,
-            "pad_token_id": special,
-            "decoder_start_token_id": special,
-            "do_sample": True,
-            "guidance_scale": 3.0,
-            "top_k": 250,
-            "max_length": config.decoder.pattern.steps(DEFAULT_FRAMES) + 1,
-        },
-        "preprocessor_config.json": {
-            "feature_extractor_type": "EncodecFeatureExtractor",
-            "feature_size": config.decoder.audio_channels,
-            "padding_side": "left",
-            "padding_value": 0.0,
-            "return_attention_mask": True,
-            "sampling_rate": config.codec.sampling_rate,
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "</s>",
-            "pad_token": "<pad>",
-            "unk_token": "<unk>",
-            "model_max_length": 512,
-        },
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from hemiola.musicgen.config import MelodyConfig, MusicgenConfig
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.musicgen.windows import TRAINED_SECONDS
 from hemiola.timebase import Timebase
-from hemiola.weights import hub, keys
+from hemiola.weights import checkpoint, hub, keys
 
 
 class MusicgenModel:
@@ -54,9 +53,9 @@ class MusicgenModel:
         """
         choice = backends.choose(backend, device, dtype, quantize)
         folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
-        config = read_config(folder)
-        tokenizer = Tokenizer.from_folder(folder, config.text.eos_token_id)
-        tensors = keys.read(folder, choice.name, allow_pickle=allow_pickle)
+        content = checkpoint.read(folder, choice.name, allow_pickle=allow_pickle)
+        config, tensors = MusicgenConfig.from_dict(content.values), content.tensors
+        tokenizer = Tokenizer.from_folder(content.tokenizer, config.text.eos_token_id)
         parts = {"text_encoder": keys.under(tensors, "text_encoder."), "decoder": decoder_part(tensors)}
         session = importlib.import_module(f"hemiola.musicgen.session_{choice.name}")
         engine = session.Engine(config.text, config.decoder, parts, choice)
@@ -192,10 +191,4 @@ def decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:
 
 def read_config(folder: Path) -> MusicgenConfig:
     """The configuration of a MusicGen folder; raises WeightsError when there is none that can be read."""
-    try:
-        values = json.loads((folder / hub.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / hub.CONFIG} cannot be read ({error}): fetch the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{folder / hub.CONFIG} is not a config: fetch the checkpoint again")
-    return MusicgenConfig.from_dict(values)
+    return MusicgenConfig.from_dict(keys.json_of(folder / hub.CONFIG))

@@ -19,6 +19,7 @@ PUBLISHED = (
     *(f"facebook/encodec_{rate}khz" for rate in (24, 32, 48)),
     *(f"facebook/musicgen-{size}" for size in ("small", "medium", "large")),
     *(f"facebook/musicgen-stereo-{size}" for size in ("small", "medium", "large")),
+    *(f"facebook/musicgen-{kind}melody{size}" for kind in ("", "stereo-") for size in ("", "-large")),
 )
 CONFIG = "config.json"
 
@@ -70,6 +71,17 @@ def locate(name: str | Path, *, allow_pickle: bool = False, progress: Progress |
     raise WeightsError(f"there is no model and no folder '{name}'{_suggestion(text)}")
 
 
+def is_audiocraft(folder: Path) -> bool:
+    """Whether a folder is in audiocraft's layout, and not in Hugging Face's as well."""
+    return not (folder / CONFIG).is_file() and all((folder / file).is_file() for file in keys.AUDIOCRAFT)
+
+
+def refuse_pickle(name: object, allow_pickle: bool) -> None:
+    """Raise WeightsError for a checkpoint in audiocraft's layout, unless pickles are allowed."""
+    if not allow_pickle:
+        raise WeightsError(f"{name} is in audiocraft's layout, which is pickles: pass --allow-pickle if you trust it")
+
+
 def names() -> tuple[str, ...]:
     """Names that `locate` knows: the bundled ones first, then those published on the hub that fit this package."""
     return BUNDLED + PUBLISHED
@@ -98,6 +110,9 @@ def _bundled(name: str) -> Checkpoint:
 
 
 def _refuse_incomplete(folder: Path, allow_pickle: bool) -> None:
+    if is_audiocraft(folder):
+        refuse_pickle(folder, allow_pickle)
+        return
     if not (folder / CONFIG).is_file():
         raise WeightsError(f"{folder} is not a checkpoint in Hugging Face's layout: it has no {CONFIG}")
     keys.files(folder, allow_pickle=allow_pickle)
@@ -148,6 +163,9 @@ def _fetch(name: str, wanted: list[str], progress: Progress | None) -> Path:
 def _wanted(name: str, available: Iterable[str], allow_pickle: bool) -> list[str]:
     """The files to fetch, and no others: a repository may hold the same weights three times."""
     files = set(available)
+    if CONFIG not in files and files.issuperset(keys.AUDIOCRAFT):
+        refuse_pickle(name, allow_pickle)
+        return sorted(keys.AUDIOCRAFT)
     if CONFIG not in files:
         raise WeightsError(f"{name} has no {CONFIG}: it is not a checkpoint in Hugging Face's layout")
     small = {file for file in files if _SMALL_FILE.fullmatch(file)}
@@ -168,10 +186,10 @@ def _snapshot(repo: str, revision: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(repo, CONFIG, revision=revision)
+        places = [try_to_load_from_cache(repo, file, revision=revision) for file in (CONFIG, *keys.AUDIOCRAFT)]
     except ValueError as error:
         raise WeightsError(f"'{repo}' cannot be a name on the hub{_suggestion(repo)}") from error
-    return Path(found).parent if isinstance(found, str) else None
+    return next((Path(found).parent for found in places if isinstance(found, str)), None)
 
 
 def _is_complete(folder: Path, allow_pickle: bool) -> bool:

@@ -14,6 +14,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
+# The pickles of audiocraft's layout: language model and codec.
+AUDIOCRAFT = ("state_dict.bin", "compression_state_dict.bin")
 
 # Both spellings of weight norm's (magnitude, direction): the first is published, the second is what torch writes today.
 _NORM_PAIRS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
@@ -48,6 +50,57 @@ def files(folder: str | Path, *, allow_pickle: bool = False) -> list[Path]:
     if (folder / PICKLE).is_file() or (folder / PICKLE_INDEX).is_file():
         raise WeightsError(f"{folder} has its weights as a pickle only: pass --allow-pickle if you trust its source")
     raise WeightsError(f"{folder} holds no weights: expected {WEIGHTS}, or {INDEX} and the files that it names")
+
+
+def unpickled(path: Path) -> dict[str, Any]:
+    """What a pickle of names and torch tensors holds; no code in it is run. Raises WeightsError."""
+    try:
+        import torch
+    except ImportError:
+        raise WeightsError(f"{path} is a pickle, which only torch can read: pip install 'hemiola[torch]'") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(name): value for name, value in content.items()}
+    except Exception as error:
+        # torch raises a dozen kinds here, from EOFError to UnpicklingError; all mean the same to whoever reads it.
+        raise WeightsError(f"{path} is damaged, or holds more than tensors ({_short(error)}): {_REFETCH}") from error
+
+
+def in_arrays_of(backend: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Torch tensors by name as arrays of `backend`; in MLX they are float32."""
+    if backend != "mlx":
+        return dict(tensors)
+    import mlx.core as mx
+
+    return {name: mx.array(tensor.float().numpy()) for name, tensor in tensors.items()}
+
+
+def write(path: Path, tensors: Mapping[str, Any], backend: str, dtype: str) -> None:
+    """Write arrays of `backend` as one safetensors file, those of floats as `dtype`; OSError when that cannot be."""
+    if backend == "mlx":
+        import mlx.core as mx
+
+        floats = {name: each for name, each in tensors.items() if mx.issubdtype(each.dtype, mx.floating)}
+        cast = {name: each.astype(getattr(mx, dtype)) for name, each in floats.items()}
+        mx.save_safetensors(str(path), {**tensors, **cast}, metadata={"format": "pt"})
+        return
+    import torch
+    from safetensors.torch import save_file
+
+    stored = getattr(torch, dtype)
+    ready = {name: each.to(stored) if each.is_floating_point() else each for name, each in tensors.items()}
+    save_file({name: each.contiguous() for name, each in ready.items()}, path, metadata={"format": "pt"})
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint; raises WeightsError when there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}): fetch the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} is not a config: fetch the checkpoint again")
+    return values
 
 
 def under(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -157,21 +210,7 @@ def _read_safetensors(path: Path, backend: str) -> dict[str, Any]:
 
 
 def _read_pickle(path: Path, backend: str) -> dict[str, Any]:
-    try:
-        import torch
-    except ImportError:
-        raise WeightsError(f"{path} is a pickle, which only torch can read: pip install 'hemiola[torch]'") from None
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = {str(name): tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:
-        # torch raises a dozen kinds here, from EOFError to UnpicklingError; all mean the same to whoever reads it.
-        raise WeightsError(f"{path} is damaged, or holds more than tensors ({_short(error)}): {_REFETCH}") from error
-    if backend == "mlx":
-        import mlx.core as mx
-
-        return {name: mx.array(tensor.float().numpy()) for name, tensor in tensors.items()}
-    return tensors
+    return in_arrays_of(backend, {name: each for name, each in unpickled(path).items() if hasattr(each, "shape")})
 
 
 def _fold(g: Any, v: Any) -> Any:
