@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import tracemalloc
 from collections.abc import Iterator
@@ -248,15 +249,20 @@ def test_what_is_wrong_is_said(content: bytes, message: str, tmp_path: Path) -> 
     assert ecdc.load(path).encoded.chunks[0].shape == (1, 4, 1)
 
 
-@pytest.mark.parametrize("name", ["nosuch.ecdc", "."])
-def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        ecdc.load(tmp_path / name)
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ecdc")  # to open it would be to wait for ever
+    for name, message in (("nosuch.ecdc", "cannot be read"), (".", "is not a file"), ("pipe.ecdc", "is not a file")):
+        with pytest.raises(InputError, match=message):
+            ecdc.load(tmp_path / name)
 
 
 def test_codes_of_another_codec_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="encodec_24khz or encodec_48khz"):
         ecdc.model_of(ENCODEC_32KHZ)
+    assert ecdc.model_of(replace(ENCODEC_24KHZ, target_bandwidths=(3.0,))) == "encodec_24khz"
+    for change in ({"codebook_size": 512}, {"audio_channels": 2}, {"target_bandwidths": (48.0,)}):
+        with pytest.raises(InputError, match="built otherwise"):
+            ecdc.model_of(replace(ENCODEC_24KHZ, **change))
     good = random_codes(ENCODEC_24KHZ, 3200, 2)
     chunk = good.encoded.chunks[0]
     bad = {

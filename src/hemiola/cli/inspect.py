@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from hemiola.audio.overview import Overview
 
 SUFFIX = ".png"
-# What made the music, before what it was made with.
-RECIPE = (
-    *("prompt", "negative", "seconds", "seed", "variation", "guidance", "top_k", "top_p", "temperature", "finish"),
-    *("model", "revision", "quantize", "backend", "device", "dtype", "versions"),
-)
+# What a piece was made with, beside its request.
+MEANS = ("finish", "model", "revision", "quantize", "backend", "device", "dtype", "versions")
 
 
 def inspect(
@@ -87,7 +84,8 @@ def _recipe(sound: Path) -> dict[str, Any]:
     if record.audio != sound.name:
         screen.note(f"note: {path} is the record of {record.audio or 'another file'}, not of {sound.name}")
         return {}
-    made = {name: record.values[name] for name in RECIPE if record.values.get(name) not in (None, "")}
+    names = (*records.REQUEST_FIELDS, *MEANS)
+    made = {name: record.values[name] for name in names if record.values.get(name) not in (None, "")}
     return {**made, "again": f"hemiola generate --from {path}"}
 
 

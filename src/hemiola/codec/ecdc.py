@@ -45,7 +45,7 @@ _LONGEST_HEADER = 1 << 16  # bytes; Meta writes about 60
 def model_of(config: EncodecConfig) -> str:
     """Meta's name for a codec of this layout; raises InputError for one whose codes the container cannot hold."""
     for name, known in MODELS.items():
-        if _layout(config) == _layout(known):
+        if _layout(config) == _layout(known) and config.codebooks <= known.codebooks:
             return name
     raise InputError(
         f"{EXTENSION} holds codes of {' or '.join(MODELS)}, and this codec is built otherwise: "
@@ -66,6 +66,8 @@ def save(path: str | Path, codes: Codes, *, force: bool = False) -> None:
 def load(path: str | Path) -> Codes:
     """Read what `save`, or Meta's encodec without `--lm`, wrote; raises InputError for anything else or damaged."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file: name an {EXTENSION} file")
     try:
         with path.open("rb") as file:
             return _read(file, os.fstat(file.fileno()).st_size)
@@ -73,6 +75,19 @@ def load(path: str | Path) -> Codes:
         raise InputError(f"{path} cannot be read ({error.strerror}): name an {EXTENSION} file") from error
     except InputError as error:
         raise InputError(f"{path} {error}") from None
+
+
+def pack(values: NDArray[np.integer], bits: int) -> bytes:
+    """Whole numbers [n] below 2**bits, at most 16 bits -> bytes; lowest bit first, and zeros up to a whole byte."""
+    rows = np.ascontiguousarray(values, "<u2").view(np.uint8).reshape(-1, 2)
+    return np.packbits(np.unpackbits(rows, axis=1, bitorder="little")[:, :bits], bitorder="little").tobytes()
+
+
+def unpack(content: bytes, count: int, bits: int) -> NDArray[np.int32]:
+    """The first `count` numbers of `bits` bits each: `pack` backwards."""
+    rows = np.unpackbits(np.frombuffer(content, np.uint8), count=count * bits, bitorder="little").reshape(-1, bits)
+    whole = np.packbits(rows, axis=1, bitorder="little").astype(np.int32)
+    return whole @ (1 << 8 * np.arange(whole.shape[1], dtype=np.int32))
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ class _Header:
 
 def _layout(config: EncodecConfig) -> tuple[Any, ...]:
     clock = (config.timebase, config.chunk_length, config.chunk_stride)
-    return (*clock, config.audio_channels, config.normalize, config.codebook_size, config.codebooks)
+    return (*clock, config.audio_channels, config.normalize, config.codebook_size)
 
 
 def _bits(config: EncodecConfig) -> int:
@@ -220,16 +235,3 @@ def _scale(content: bytes, index: int) -> NDArray[np.float32]:
     if not 0 < scale < LOUDEST_SCALE:  # NaN as well
         raise InputError(f"is damaged: chunk {index} cannot have a scale of {scale:g}; encode it again")
     return np.array([[scale]], np.float32)
-
-
-def pack(values: NDArray[np.integer], bits: int) -> bytes:
-    """Whole numbers [n] below 2**bits, at most 16 bits -> bytes; lowest bit first, and zeros up to a whole byte."""
-    rows = np.ascontiguousarray(values, "<u2").view(np.uint8).reshape(-1, 2)
-    return np.packbits(np.unpackbits(rows, axis=1, bitorder="little")[:, :bits], bitorder="little").tobytes()
-
-
-def unpack(content: bytes, count: int, bits: int) -> NDArray[np.int32]:
-    """The first `count` numbers of `bits` bits each: `pack` backwards."""
-    rows = np.unpackbits(np.frombuffer(content, np.uint8), count=count * bits, bitorder="little").reshape(-1, bits)
-    whole = np.packbits(rows, axis=1, bitorder="little").astype(np.int32)
-    return whole @ (1 << 8 * np.arange(whole.shape[1], dtype=np.int32))
