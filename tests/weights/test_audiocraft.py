@@ -153,6 +153,7 @@ def test_a_package_that_is_none_is_named(
     [
         ({"codebooks_pattern": {"modeling": "parallel"}}, "codebooks_pattern.modeling 'parallel' is not supported"),
         ({"codebooks_pattern": {"delay": {"delays": [0, 0, 0, 0]}}}, "only \\[0, 1, 2, 3\\]"),
+        ({"codebooks_pattern": {"modeling": None}, "transformer_lm": {"q_modeling": "unroll"}}, "'unroll' is not supp"),
         ({"lm_model": "transformer_lm_magnet"}, "lm_model 'transformer_lm_magnet' is not supported"),
         ({"transformer_lm": {"num_heads": "${a}"}, "a": "${a}"}, "refers to itself"),
         ({"transformer_lm": {"num_heads": "many"}}, "not a number"),

@@ -53,6 +53,7 @@ _FIXED = {
     "transformer_lm.past_context": None,
     "transformer_lm.kv_repeat": 1,
     "codebooks_pattern.modeling": "delay",
+    "transformer_lm.q_modeling": "delay",  # where it stood at first
     "interleave_stereo_codebooks.per_timestep": False,
 }
 _CODEC_FIXED = {
@@ -93,10 +94,10 @@ class Settings:
         return value
 
     def require(self, fixed: Mapping[str, Any]) -> None:
-        """Raise WeightsError for a setting that is there and is not as `fixed` says."""
+        """Raise WeightsError for a setting that is there, is not null, and is not as `fixed` says."""
         for name, wanted in fixed.items():
-            found = self.get(name, wanted)
-            if found != wanted:
+            found = self.get(name)
+            if found is not None and found != wanted:
                 raise WeightsError(f"{self.path}: {name} {found!r} is not supported, only {wanted!r}")
 
 
