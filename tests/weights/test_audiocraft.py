@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from hemiola import Audio, MusicGen, Request
+from hemiola import Audio, EncodecModel, MusicGen, Request
 from hemiola.errors import HemiolaError, OutputError, WeightsError
 from hemiola.musicgen import folder as folders
 
@@ -91,6 +92,18 @@ def test_what_is_converted_loads_here_and_in_transformers(family: dict[str, Path
         torch.testing.assert_close(head, original["decoder.lm_heads.2.weight"], atol=0, rtol=1e-2)
         if dtype == "float32":
             assert same(made(loaded(family[kind])), made(loaded(target)))
+
+
+def test_the_codec_in_it_needs_no_text_encoder(family: dict[str, Path], tmp_path: Path) -> None:
+    theirs = audiocraft_writer.write(family["mono"], tmp_path / "theirs")
+    shutil.rmtree(theirs / "t5-tiny")
+    noise = np.random.default_rng(1).normal(size=(1, 3000)).astype(np.float32)
+    for backend in ("torch", "mlx"):
+        wanted, found = (
+            EncodecModel.from_pretrained(folder, backend=backend, device="cpu", allow_pickle=True)
+            for folder in (family["mono"], theirs)
+        )
+        assert np.array_equal(found.encode(noise).chunks[0], wanted.encode(noise).chunks[0])
 
 
 def test_a_codec_alone_is_converted(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 from hemiola.backend import Backend, choose
 from hemiola.codec import chunks
 from hemiola.codec.config import EncodecConfig
-from hemiola.errors import AudioError, InputError, WeightsError
+from hemiola.errors import AudioError, InputError
 from hemiola.timebase import Timebase
-from hemiola.weights import hub, keys
+from hemiola.weights import checkpoint, hub
 
 # Chunks go through the network side by side, but not more of them than fit in a modest memory.
 ROWS_AT_ONCE = 8
@@ -62,10 +61,7 @@ class EncodecModel:
         """
         choice = choose(backend, device, dtype)
         folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
-        values = _read_config(folder / "config.json")
-        tensors = keys.read(folder, choice.name, allow_pickle=allow_pickle)
-        if "audio_encoder" in values:
-            values, tensors = values["audio_encoder"], keys.under(tensors, "audio_encoder.")
+        values, tensors = checkpoint.read_codec(folder, choice.name, allow_pickle=allow_pickle)
         return cls.from_tensors(tensors, EncodecConfig.from_dict(values), choice, where=str(name_or_path))
 
     @classmethod
@@ -211,13 +207,3 @@ def _side_by_side(
             some = group[start : start + step]
             results += np.split(function(np.concatenate(some)), len(some))
     return results
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a config: fetch the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path} is not a config: fetch the checkpoint again")
-    return values
