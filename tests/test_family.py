@@ -11,6 +11,8 @@ import pytest
 
 from hemiola import Audio, MusicGen, Request, Timebase
 from hemiola.errors import InputError
+from hemiola.musicgen import windows
+from hemiola.musicgen.batch import Job
 
 KINDS = ("mono", "stereo", "melody", "stereo-melody")
 PROMPTS = ("slow piano", "a bright bell melody", None, "fast organ without drums, 140 bpm", "")
@@ -115,6 +117,20 @@ def test_a_tune_changes_the_music_and_repeats(models: dict[tuple[str, str], Musi
     # A window that begins three seconds later hears the second half of A, then C.
     later = model.model.melody(tune.samples, 96000).argmax(1)
     assert (set(later[2:6]), set(later[10:20])) == ({9}, {0})
+
+
+def test_a_tune_goes_along_with_the_windows(
+    models: dict[tuple[str, str], MusicGen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Windows of 0.4 s: 20 frames, 12 of them new in every window but the first.
+    monkeypatch.setattr(windows, "TRAINED_SECONDS", Fraction(2, 5))
+    model = models["melody", "torch"]
+    tune = sound(np.random.default_rng(3), 3).to_channels(1).resample(32000)
+    (result,) = model.generate([Request("slow piano", Fraction(40, 50), 5, melody=tune)])
+    rows = model.model.melody(tune.samples, 12 * 640)
+    assert not np.array_equal(rows, model.model.melody(tune.samples))
+    job = Job("slow piano", 20, seed=5, prompt=result.codes[:, 12:20], start=12, melody=rows)
+    assert np.array_equal(next(model.model.tokens([job]))[0], result.codes[:, 12:32])
 
 
 def test_a_model_without_melody_says_so(models: dict[tuple[str, str], MusicGen]) -> None:

@@ -260,8 +260,7 @@ class _Piece:
     def take(self, start: int, rows: np.ndarray) -> None:
         """Add what is new in codes [codebooks, n] that begin at frame `start`; a window begins with its prompt."""
         new = rows[:, self.written - start : self.frames - start]
-        if start + rows.shape[1] > self.written and new.size:
-            self.codes = np.concatenate([self.codes, new], axis=1)
+        self.codes = np.concatenate([self.codes, new], axis=1)
 
 
 class _Counted:

@@ -32,8 +32,8 @@ class Request:
     a prompt to steer away from. No prompt, or a blank one, leaves the model free. `top_k` 0 and `top_p` None set no
     limit; temperature 0 always takes the likeliest.
 
-    `prompt_audio` is a clip to go on from, a file or Audio at any rate: `seconds` is the whole, the clip included. It is
-    heard as the codec plays its whole frames; what is left, less than a frame, is written anew.
+    `prompt_audio` is a clip to go on from, a file or Audio at any rate: `seconds` is the whole, the clip included. The
+    codec's whole frames of it are kept, as it plays them; what is left, less than a frame, is written anew.
     `melody` is a tune to follow, for a model that takes one; it begins with the piece, and repeats when it is shorter.
     `window_stride` is how many seconds each window of a long piece adds (None: three fifths of a window).
     Files are read here, once. Raises InputError for a value that cannot be, AudioError for a file that is no sound.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from hemiola import Audio, MusicGen, Request
+from hemiola import Audio, EncodecModel, MusicGen, Request
 from hemiola.errors import HemiolaError, OutputError, WeightsError
 from hemiola.musicgen import folder as folders
 
@@ -93,6 +94,18 @@ def test_what_is_converted_loads_here_and_in_transformers(family: dict[str, Path
             assert same(made(loaded(family[kind])), made(loaded(target)))
 
 
+def test_the_codec_in_it_needs_no_text_encoder(family: dict[str, Path], tmp_path: Path) -> None:
+    theirs = audiocraft_writer.write(family["mono"], tmp_path / "theirs")
+    shutil.rmtree(theirs / "t5-tiny")
+    noise = np.random.default_rng(1).normal(size=(1, 3000)).astype(np.float32)
+    for backend in ("torch", "mlx"):
+        wanted, found = (
+            EncodecModel.from_pretrained(folder, backend=backend, device="cpu", allow_pickle=True)
+            for folder in (family["mono"], theirs)
+        )
+        assert np.array_equal(found.encode(noise).chunks[0], wanted.encode(noise).chunks[0])
+
+
 def test_a_codec_alone_is_converted(tmp_path: Path) -> None:
     config = transformers.EncodecConfig(num_filters=2, hidden_size=8, num_lstm_layers=1, codebook_size=16)
     transformers.EncodecModel(config).save_pretrained(tmp_path / "codec")
@@ -153,6 +166,7 @@ def test_a_package_that_is_none_is_named(
     [
         ({"codebooks_pattern": {"modeling": "parallel"}}, "codebooks_pattern.modeling 'parallel' is not supported"),
         ({"codebooks_pattern": {"delay": {"delays": [0, 0, 0, 0]}}}, "only \\[0, 1, 2, 3\\]"),
+        ({"codebooks_pattern": {"modeling": None}, "transformer_lm": {"q_modeling": "unroll"}}, "'unroll' is not supp"),
         ({"lm_model": "transformer_lm_magnet"}, "lm_model 'transformer_lm_magnet' is not supported"),
         ({"transformer_lm": {"num_heads": "${a}"}, "a": "${a}"}, "refers to itself"),
         ({"transformer_lm": {"num_heads": "many"}}, "not a number"),

@@ -40,7 +40,7 @@ def generate(
     guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
     negative: Annotated[str | None, Option(help="A prompt to steer away from.")] = None,
     continue_: Annotated[
-        Path | None, Option("--continue", help="A clip to go on from; --seconds is the whole, clip included.")
+        Path | None, Option("--continue", help="A clip to go on from; --seconds is the whole.")
     ] = None,
     melody: Annotated[Path | None, Option(help="A tune to follow, for a melody model; the whole mix is used.")] = None,
     window_stride: Annotated[str | None, Option(help="Seconds that a window adds, over 30 s. [default: 18]")] = None,

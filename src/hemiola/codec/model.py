@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,9 @@ from hemiola.backend import Backend, choose
 from hemiola.codec import chunks, plan, streams
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.streams import Feed
-from hemiola.errors import AudioError, BackendError, InputError, WeightsError
+from hemiola.errors import AudioError, BackendError, InputError
 from hemiola.timebase import Timebase
-from hemiola.weights import hub, keys
+from hemiola.weights import checkpoint, hub
 
 # Chunks go through the network side by side, but not more of them than fit in a modest memory.
 ROWS_AT_ONCE = 8
@@ -73,10 +72,7 @@ class EncodecModel:
         if choice.quantize is not None:
             raise BackendError(f"a codec is not quantised, as {dtype} would have it: ask for float32 or bfloat16")
         folder = hub.locate(name_or_path, allow_pickle=allow_pickle).folder
-        values = _read_config(folder / "config.json")
-        tensors = keys.read(folder, choice.name, allow_pickle=allow_pickle)
-        if "audio_encoder" in values:
-            values, tensors = values["audio_encoder"], keys.under(tensors, "audio_encoder.")
+        values, tensors = checkpoint.read_codec(folder, choice.name, allow_pickle=allow_pickle)
         return cls.from_tensors(tensors, EncodecConfig.from_dict(values), choice, where=str(name_or_path))
 
     @classmethod
@@ -280,13 +276,3 @@ def _scaled(
     pieces: Iterator[NDArray[np.float32]], scales: tuple[NDArray[np.float32], ...] | None
 ) -> Iterator[NDArray[np.float32]]:
     return pieces if scales is None else (piece * scale[:, :, None] for piece, scale in zip(pieces, scales))
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a config: fetch the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path} is not a config: fetch the checkpoint again")
-    return values

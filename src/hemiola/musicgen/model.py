@@ -119,7 +119,7 @@ class MusicgenModel:
         longest = self.timebase.samples(TRAINED_SECONDS)
         tune = audio.mean(axis=0)
         # From a later start on, the tune goes round; from its own start, its rows do.
-        heard = np.take(tune, range(start, start + longest), mode="wrap") if start else tune[:longest]
+        heard = np.take(tune, np.arange(start, start + longest), mode="wrap") if start else tune[:longest]
         return chroma.fitted(chroma.loudest(heard, self.sampling_rate, wanted.num_chroma), wanted.chroma_length)
 
     def _melody_config(self) -> MelodyConfig:

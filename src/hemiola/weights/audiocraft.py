@@ -53,6 +53,7 @@ _FIXED = {
     "transformer_lm.past_context": None,
     "transformer_lm.kv_repeat": 1,
     "codebooks_pattern.modeling": "delay",
+    "transformer_lm.q_modeling": "delay",  # where it stood at first
     "interleave_stereo_codebooks.per_timestep": False,
 }
 _CODEC_FIXED = {
@@ -93,10 +94,10 @@ class Settings:
         return value
 
     def require(self, fixed: Mapping[str, Any]) -> None:
-        """Raise WeightsError for a setting that is there and is not as `fixed` says."""
+        """Raise WeightsError for a setting that is there, is not null, and is not as `fixed` says."""
         for name, wanted in fixed.items():
-            found = self.get(name, wanted)
-            if found != wanted:
+            found = self.get(name)
+            if found is not None and found != wanted:
                 raise WeightsError(f"{self.path}: {name} {found!r} is not supported, only {wanted!r}")
 
 
@@ -111,11 +112,12 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Path]:
     tensors = language_model_tensors(found)
     decoder, melody = _decoder(settings, tensors)
     text, text_tensors, text_folder = _text_encoder(folder, settings)
-    codec, codec_tensors = _codec(folder)
+    codec, sound_tensors = read_codec(folder)
     values: dict[str, Any] = {"model_type": "musicgen_melody" if melody else "musicgen", **melody}
     values |= {"text_encoder": text, "audio_encoder": codec, "decoder": decoder}
     # A text encoder that was trained along goes before the one that it came from.
-    return values, {**text_tensors, **codec_tensors, **tensors}, text_folder
+    tensors |= {f"audio_encoder.{name}": tensor for name, tensor in sound_tensors.items()}
+    return values, {**text_tensors, **tensors}, text_folder
 
 
 def language_model_tensors(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,17 +224,16 @@ def _text_encoder(folder: Path, settings: Settings) -> tuple[dict[str, Any], dic
     return values, {f"text_encoder.{key}": each for key, each in own.items()}, path
 
 
-def _codec(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_codec(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The codec of a folder alone: a config, and torch tensors by Hugging Face's names. Raises as `read` does."""
     path = folder / CODEC
     named = keys.unpickled(path).get("pretrained")
     if named is not None:
         place = _beside(folder, str(named), str(named))
-        values, tensors = keys.json_of(place / hub.CONFIG), keys.read(place, "torch", allow_pickle=True)
-    else:
-        settings, found = _package(path)
-        settings.require(_CODEC_FIXED)
-        values, tensors = _codec_config(settings), codec_tensors(found)
-    return values, {f"audio_encoder.{name}": tensor for name, tensor in tensors.items()}
+        return keys.json_of(place / hub.CONFIG), keys.read(place, "torch", allow_pickle=True)
+    settings, found = _package(path)
+    settings.require(_CODEC_FIXED)
+    return _codec_config(settings), codec_tensors(found)
 
 
 def _codec_config(settings: Settings) -> dict[str, Any]:

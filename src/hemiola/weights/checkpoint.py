@@ -29,3 +29,16 @@ def read(folder: Path, backend: str, *, allow_pickle: bool = False) -> Content:
     hub.refuse_pickle(folder, allow_pickle)
     values, tensors, tokenizer = audiocraft.read(folder)
     return Content(values, keys.in_arrays_of(backend, tensors), tokenizer)
+
+
+def read_codec(folder: Path, backend: str, *, allow_pickle: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Config and tensors of the codec in a folder, be it alone there or part of a model. Raises as `read` does."""
+    if hub.is_audiocraft(folder):
+        # No text encoder has to be found, or fetched, for a codec.
+        hub.refuse_pickle(folder, allow_pickle)
+        values, tensors = audiocraft.read_codec(folder)
+        return values, keys.in_arrays_of(backend, tensors)
+    content = read(folder, backend, allow_pickle=allow_pickle)
+    if "audio_encoder" not in content.values:
+        return content.values, content.tensors
+    return content.values["audio_encoder"], keys.under(content.tensors, "audio_encoder.")
