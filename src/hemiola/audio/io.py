@@ -6,7 +6,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -27,6 +27,8 @@ FORMATS = {
 }
 # Loudest sample that every integer format can hold.
 CEILING = 32767 / 32768
+
+Append = Callable[[np.ndarray], None]
 
 _BLOCK = 1 << 16
 _WAV_BYTES = 1 << 32
@@ -112,6 +114,33 @@ def write(
             shape = f"{samples.shape[0]} channels at {sample_rate} Hz as {format_name}"
             raise OutputError(f"{path} cannot be written ({shape}): {_cause(error)}") from error
     return Saved(path, encoding, 20 * math.log10(gain))
+
+
+@contextmanager
+def growing(path: str | Path, sample_rate: int, channels: int, *, force: bool = False) -> Iterator[Append]:
+    """Lend what appends blocks, float32 [channels, n], to a float WAV; it appears whole at the end or not at all.
+
+    The same samples make the same file as with `write`. Raises OutputError, for another extension too: any other
+    encoding would have to know the peak beforehand.
+    """
+    path, length = Path(path), 0
+    if path.suffix.lower() != ".wav":
+        raise OutputError(f"{path} cannot grow block by block: name a .wav")
+    with replacing(path, force=force) as temporary:
+        try:
+            with soundfile.SoundFile(os.fsencode(temporary), "w", sample_rate, channels, "FLOAT", format="WAV") as file:
+
+                def append(block: np.ndarray) -> None:
+                    nonlocal length
+                    length += block.shape[1]
+                    _refuse_size(path, length * channels * 4, sample_rate)
+                    file.write(np.ascontiguousarray(block.T))
+
+                yield append
+            _confirm(temporary, length)
+            _forget_time(temporary)
+        except soundfile.SoundFileError as error:
+            raise OutputError(f"{path} cannot be written: {_cause(error)}") from error
 
 
 @contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from hemiola.cli import options, results, screen
+from hemiola.cli import options, results, screen, streaming
 from hemiola.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ def generate(
     fade_out: results.FadeOut = None,
     loudness: results.Loudness = None,
     format: results.Format = None,
+    stream: Annotated[bool, Option("--stream", help="Write a .wav while it is made; -o - pipes raw audio on.")] = False,
+    play: Annotated[bool, Option("--play", help="Play it while it is made.")] = False,
+    block: Annotated[str, Option(help="Seconds in a block of a stream.")] = "0.5",
     force: options.Force = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
@@ -74,14 +78,23 @@ def generate(
     requests = _requests(settings, record, batch_file, count)
     finish = results.finish(record, sample_rate=sample_rate, fade_in=fade_in, fade_out=fade_out, loudness=loudness)
     suffix = results.suffix(output, format, record)
-    places = naming.places(output, requests, count, suffix=suffix, force=force)
+    is_pipe = output == streaming.STDOUT
+    places = [] if is_pipe else naming.places(output, requests, count, suffix=suffix, force=force)
     for request, place in zip(requests, places):
         results.require_fit(finish, place.path, request.seconds)
+    flow = streaming.Flow(block, play) if stream or play or is_pipe else None
+    if flow is not None:
+        flow.check(output, places, len(requests), finish)
     machine = _given(backend=backend, device=device, dtype=dtype, quantize=quantize)
     studio = _load(model, machine, record, allow_pickle)
     # A record is held to what it says when nothing about the music is asked for otherwise.
     is_again = record is not None and not settings and model is None and count == 1
-    _make(requests, places, studio, finish, record if is_again else None)
+    expected = record if is_again else None
+    if flow is None:
+        _make(requests, places, studio, finish, expected)
+    else:
+        told = partial(_told, studio=studio, finish=finish)
+        streaming.make(requests, places, studio.music, expected, flow, told)
 
 
 @dataclass(frozen=True)
@@ -164,12 +177,12 @@ def _make(
 def _write(result: Result, place: Place, studio: _Studio, finish: Finish) -> Audio:
     """Finish a piece, write record and audio, both or neither, and say what was done."""
     from hemiola.audio.io import replacing
-    from hemiola.cli import naming, records
+    from hemiola.cli import naming
 
     finished = finish.apply(result.audio, result.request.seconds)
     result = replace(result, audio=finished.audio)
     with place.claimed() as (path, force):
-        text = records.record(result, finish, path, studio.checkpoint, studio.choice)
+        text = _told(result, path, studio, finish)
         with replacing(naming.record_path(path), force=force) as temporary:
             # A path may hold bytes that are no text; this writes them as JSON does.
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -177,3 +190,10 @@ def _write(result: Result, place: Place, studio: _Studio, finish: Finish) -> Aud
     screen.written(path)
     results.describe(finished, finish, saved)
     return result.audio
+
+
+def _told(result: Result, path: Path, studio: _Studio, finish: Finish) -> str:
+    """The record of a piece at a path."""
+    from hemiola.cli import records
+
+    return records.record(result, finish, path, studio.checkpoint, studio.choice)

@@ -7,6 +7,7 @@ Each layer keeps what it still needs of the blocks before, and gives what no lat
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, cast
 
 import mlx.core as mx
@@ -68,7 +69,7 @@ class ResidualStream:
     """Two convolutions with a way around them; it keeps the input that the convolutions have not come to."""
 
     def __init__(self, layer: seanet.Residual) -> None:
-        _, first, _, second = layer.block
+        _, first, _, second = cast(Any, layer.block)
         self.first, self.second = ConvStream(first), ConvStream(second)
         shortcut = layer.shortcut
         self.shortcut = ConvStream(shortcut) if isinstance(shortcut, seanet.Conv) else None
@@ -95,7 +96,7 @@ class LstmStream:
         if x.shape[1] == 0:
             return x
         y, after = x, []
-        for layer, before in zip(self.lstm, self.state or [(None, None)] * len(self.lstm)):
+        for layer, before in zip(self.lstm, self.state or repeat((None, None))):
             hidden, cell = layer(y, *before)
             y = hidden
             after.append((hidden[:, -1], cell[:, -1]))

@@ -6,7 +6,7 @@ Each layer keeps what it still needs of the blocks before, and gives what no lat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -182,7 +182,7 @@ def summed(x: Tensor, taps: Tensor, bias: Tensor, dilation: int, count: int) -> 
     return y
 
 
-def steps(x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]) -> Tensor:
+def steps(x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """One LSTM layer over x [n, B, width], from the state h and c [B, width]; c is written over."""
     inward, around, *biases = weights
     driven, y = functional.linear(x, inward, biases[0] + biases[1]), torch.empty_like(x)
