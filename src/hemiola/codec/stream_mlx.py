@@ -19,20 +19,20 @@ from hemiola.codec.seanet_mlx import pad
 
 
 class ConvStream:
-    """A convolution; it keeps the samples that its next window begins with."""
+    """A convolution, of what is `activated` first or not; it keeps the samples that its next window begins with."""
 
-    def __init__(self, layer: seanet.Conv) -> None:
-        self.spec, self.norm = layer.spec, layer.norm
+    def __init__(self, layer: seanet.Conv, activated: bool = False) -> None:
+        self.spec, self.norm, self.activated = layer.spec, layer.norm, activated
         self.product = Product(layer.conv, layer.spec.stride, layer.spec.dilation)
         self.held: Tensor | None = None
         self.length = 0
         self.padded = False
 
-    def __call__(self, x: Tensor, last: bool) -> Tensor:
-        """x [B, n, inputs] -> [B, m, outputs]: what is final by now."""
+    def __call__(self, x: Tensor, last: bool, onto: Tensor | None = None) -> Tensor:
+        """x [B, n, inputs] -> [B, m, outputs]: what is final by now, added to `onto` where that is given."""
         spec = self.spec
         self.length += x.shape[1]
-        x = joined(self.held, x)
+        x = joined(self.held, x, self.activated)
         if not self.padded and self.length < spec.edge and not last:
             self.held = x
             return empty(x, spec.outputs)
@@ -40,14 +40,14 @@ class ConvStream:
         x, self.padded = pad(x, left, right, spec.pad_mode), True
         count = spec.ready(x.shape[1], last=last)
         self.held = kept(x, count * spec.stride)
-        return normed(self.norm, self.product(x, count)) if count else empty(x, spec.outputs)
+        return normed(self.norm, self.product(x, count, onto)) if count else empty(x, spec.outputs)
 
 
 class ConvTransposeStream:
-    """A transposed convolution; it keeps one frame, for a stride of outputs is made of two."""
+    """A transposed convolution, of what is `activated` first or not; it keeps a frame, for outputs are made of two."""
 
-    def __init__(self, layer: seanet.ConvTranspose) -> None:
-        self.spec, self.norm = layer.spec, layer.norm
+    def __init__(self, layer: seanet.ConvTranspose, activated: bool = False) -> None:
+        self.spec, self.norm, self.activated = layer.spec, layer.norm, activated
         self.product = Upsampling(layer.conv, layer.spec.stride)
         self.held: Tensor | None = None
 
@@ -56,8 +56,8 @@ class ConvTransposeStream:
         spec, first = self.spec, self.held is None
         if first and x.shape[1] == 0:
             return empty(x, spec.outputs)
-        nothing = mx.zeros_like(x[:, :1]) if first else mx.zeros_like(cast(Tensor, self.held))
-        x = mx.concatenate([nothing if first else cast(Tensor, self.held), x, *([nothing] if last else [])], axis=1)
+        x = joined(mx.zeros((len(x), 1, spec.inputs), x.dtype) if first else self.held, x, self.activated)
+        x = pad(x, 0, 1, "constant") if last else x
         self.held = kept(x, x.shape[1] - 1)
         if x.shape[1] == 1:
             return empty(x, spec.outputs)
@@ -68,26 +68,26 @@ class ConvTransposeStream:
 class ResidualStream:
     """Two convolutions with a way around them; it keeps the input that the convolutions have not come to."""
 
-    def __init__(self, layer: seanet.Residual) -> None:
+    def __init__(self, layer: seanet.Residual, activated: bool = False) -> None:
         _, first, _, second = cast(Any, layer.block)
-        self.first, self.second = ConvStream(first), ConvStream(second)
+        self.first, self.second = ConvStream(first, activated=True), ConvStream(second, activated=True)
         shortcut = layer.shortcut
         self.shortcut = ConvStream(shortcut) if isinstance(shortcut, seanet.Conv) else None
         self.held: Tensor | None = None
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         """x [B, n, width] -> [B, m, width]: what is final by now."""
-        y = self.second(nn.elu(self.first(nn.elu(x), last)), last)
+        y = self.first(x, last)
         x = joined(self.held, x)
         self.held = kept(x, y.shape[1])
         x = x[:, : y.shape[1]]
-        return y + (x if self.shortcut is None else self.shortcut(x, last))
+        return self.second(y, last, x if self.shortcut is None else self.shortcut(x, last))
 
 
 class LstmStream:
     """A stack of LSTM layers; it keeps their state."""
 
-    def __init__(self, layer: seanet.Lstm) -> None:
+    def __init__(self, layer: seanet.Lstm, activated: bool = False) -> None:
         self.lstm = layer.lstm
         self.state: list[tuple[Tensor, Tensor]] | None = None
 
@@ -104,23 +104,11 @@ class LstmStream:
         return x + y
 
 
-class EluStream:
-    """The activation before a convolution; it keeps nothing."""
-
-    def __init__(self, layer: seanet.Elu) -> None:
-        pass
-
-    def __call__(self, x: Tensor, last: bool) -> Tensor:
-        """x [B, n, width] -> [B, n, width]."""
-        return nn.elu(x)
-
-
-STREAMS: dict[type, Callable[[Any], Callable[[Tensor, bool], Tensor]]] = {
+STREAMS: dict[type, Callable[[Any, bool], Callable[[Tensor, bool], Tensor]]] = {
     seanet.Conv: ConvStream,
     seanet.ConvTranspose: ConvTransposeStream,
     seanet.Residual: ResidualStream,
     seanet.Lstm: LstmStream,
-    seanet.Elu: EluStream,
 }
 
 
@@ -128,7 +116,12 @@ class SeanetStream:
     """An encoder or a decoder, fed block by block. With group norm, the first block has to be the whole."""
 
     def __init__(self, network: seanet.Seanet) -> None:
-        self.steps = [STREAMS[type(layer)](layer) for layer in network.layers]
+        # An activation goes with the convolution that it is for, which copies its input anyway.
+        pairs = zip(network.layers, [None, *network.layers])
+        wanted = [
+            (layer, isinstance(before, seanet.Elu)) for layer, before in pairs if not isinstance(layer, seanet.Elu)
+        ]
+        self.steps = [STREAMS[type(layer)](layer, activated) for layer, activated in wanted]
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         """Samples [B, n, channels] -> latents [B, f, D] for an encoder, and back for a decoder: what is final."""
@@ -144,9 +137,10 @@ class Product:
         self.conv, self.stride = conv, stride
         self.window = (conv.weight.shape[1] - 1) * dilation + 1
 
-    def __call__(self, x: Tensor, count: int) -> Tensor:
-        """x [B, T, inputs] -> [B, count, outputs]."""
-        return self.conv(x[:, : (count - 1) * self.stride + self.window])
+    def __call__(self, x: Tensor, count: int, onto: Tensor | None = None) -> Tensor:
+        """x [B, T, inputs] -> [B, count, outputs], added to `onto`."""
+        y = self.conv(x[:, : (count - 1) * self.stride + self.window])
+        return y if onto is None else y + onto
 
 
 class Upsampling:
@@ -160,8 +154,9 @@ class Upsampling:
         return self.conv(x)[:, self.stride : x.shape[1] * self.stride]
 
 
-def joined(held: Tensor | None, x: Tensor) -> Tensor:
-    """A block after what was held of the blocks before."""
+def joined(held: Tensor | None, x: Tensor, activated: bool = False) -> Tensor:
+    """A block, activated or as it is, after what was held of the blocks before."""
+    x = nn.elu(x) if activated else x
     return x if held is None or held.shape[1] == 0 else mx.concatenate([held, x], axis=1)
 
 

@@ -17,23 +17,24 @@ from hemiola.codec import seanet_torch as seanet
 
 # From this many rows on, torch's own LSTM is quicker; it lays its weights out anew for every block.
 MANY_ROWS = 3
+CACHEFUL = 1 << 16  # numbers
 
 
 class ConvStream:
-    """A convolution; it keeps the samples that its next window begins with."""
+    """A convolution, of what is `activated` first or not; it keeps the samples that its next window begins with."""
 
-    def __init__(self, layer: seanet.Conv) -> None:
-        self.spec, self.norm = layer.spec, layer.norm
+    def __init__(self, layer: seanet.Conv, activated: bool = False) -> None:
+        self.spec, self.norm, self.activated = layer.spec, layer.norm, activated
         self.product = Product(layer.conv, layer.spec.stride, layer.spec.dilation)
         self.held: Tensor | None = None
         self.length = 0
         self.padded = False
 
-    def __call__(self, x: Tensor, last: bool) -> Tensor:
-        """x [B, n, inputs] -> [B, m, outputs]: what is final by now."""
+    def __call__(self, x: Tensor, last: bool, onto: Tensor | None = None) -> Tensor:
+        """x [B, n, inputs] -> [B, m, outputs]: what is final by now, added to `onto` where that is given."""
         spec = self.spec
         self.length += x.shape[1]
-        x = joined(self.held, x)
+        x = joined(self.held, x, self.activated)
         if not self.padded and self.length < spec.edge and not last:
             self.held = x
             return empty(x, spec.outputs)
@@ -41,14 +42,14 @@ class ConvStream:
         x, self.padded = pad(x, left, right, spec.pad_mode), True
         count = spec.ready(x.shape[1], last=last)
         self.held = kept(x, count * spec.stride)
-        return normed(self.norm, self.product(x, count)) if count else empty(x, spec.outputs)
+        return normed(self.norm, self.product(x, count, onto)) if count else empty(x, spec.outputs)
 
 
 class ConvTransposeStream:
-    """A transposed convolution; it keeps one frame, for a stride of outputs is made of two."""
+    """A transposed convolution, of what is `activated` first or not; it keeps a frame, for outputs are made of two."""
 
-    def __init__(self, layer: seanet.ConvTranspose) -> None:
-        self.spec, self.norm = layer.spec, layer.norm
+    def __init__(self, layer: seanet.ConvTranspose, activated: bool = False) -> None:
+        self.spec, self.norm, self.activated = layer.spec, layer.norm, activated
         self.product = Upsampling(layer.conv, layer.spec.stride)
         self.held: Tensor | None = None
 
@@ -57,8 +58,8 @@ class ConvTransposeStream:
         spec, first = self.spec, self.held is None
         if first and x.shape[1] == 0:
             return empty(x, spec.outputs)
-        nothing = torch.zeros_like(x[:, :1]) if first else torch.zeros_like(cast(Tensor, self.held))
-        x = torch.cat([nothing if first else cast(Tensor, self.held), x, *([nothing] if last else [])], dim=1)
+        x = joined(x.new_zeros(len(x), 1, spec.inputs) if first else self.held, x, self.activated)
+        x = pad(x, 0, 1, "constant") if last else x
         self.held = kept(x, x.shape[1] - 1)
         if x.shape[1] == 1:
             return empty(x, spec.outputs)
@@ -69,26 +70,26 @@ class ConvTransposeStream:
 class ResidualStream:
     """Two convolutions with a way around them; it keeps the input that the convolutions have not come to."""
 
-    def __init__(self, layer: seanet.Residual) -> None:
+    def __init__(self, layer: seanet.Residual, activated: bool = False) -> None:
         _, first, _, second = cast(Any, layer.block)
-        self.first, self.second = ConvStream(first), ConvStream(second)
+        self.first, self.second = ConvStream(first, activated=True), ConvStream(second, activated=True)
         shortcut = layer.shortcut
         self.shortcut = ConvStream(shortcut) if isinstance(shortcut, seanet.Conv) else None
         self.held: Tensor | None = None
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         """x [B, n, width] -> [B, m, width]: what is final by now."""
-        y = self.second(elu(self.first(elu(x), last), mine=True), last)
+        y = self.first(x, last)
         x = joined(self.held, x)
         self.held = kept(x, y.shape[1])
         x = x[:, : y.shape[1]]
-        return y.add_(x if self.shortcut is None else self.shortcut(x, last))
+        return self.second(y, last, x if self.shortcut is None else self.shortcut(x, last))
 
 
 class LstmStream:
     """A stack of LSTM layers; it keeps their state."""
 
-    def __init__(self, layer: seanet.Lstm) -> None:
+    def __init__(self, layer: seanet.Lstm, activated: bool = False) -> None:
         self.lstm = layer.lstm
         self.state: tuple[Tensor, Tensor] | None = None
 
@@ -109,23 +110,11 @@ class LstmStream:
         return x + y.transpose(0, 1)
 
 
-class EluStream:
-    """The activation before a convolution; it keeps nothing."""
-
-    def __init__(self, layer: seanet.Elu) -> None:
-        pass
-
-    def __call__(self, x: Tensor, last: bool) -> Tensor:
-        """x [B, n, width] -> [B, n, width]."""
-        return elu(x, mine=True)
-
-
-STREAMS: dict[type, Callable[[Any], Callable[[Tensor, bool], Tensor]]] = {
+STREAMS: dict[type, Callable[[Any, bool], Callable[[Tensor, bool], Tensor]]] = {
     seanet.Conv: ConvStream,
     seanet.ConvTranspose: ConvTransposeStream,
     seanet.Residual: ResidualStream,
     seanet.Lstm: LstmStream,
-    seanet.Elu: EluStream,
 }
 
 
@@ -133,7 +122,12 @@ class SeanetStream:
     """An encoder or a decoder, fed block by block. With group norm, the first block has to be the whole."""
 
     def __init__(self, network: seanet.Seanet) -> None:
-        self.steps = [STREAMS[type(layer)](layer) for layer in network.layers]
+        # An activation goes with the convolution that it is for, which copies its input anyway.
+        pairs = zip(network.layers, [None, *network.layers])
+        wanted = [
+            (layer, isinstance(before, seanet.Elu)) for layer, before in pairs if not isinstance(layer, seanet.Elu)
+        ]
+        self.steps = [STREAMS[type(layer)](layer, activated) for layer, activated in wanted]
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         """Samples [B, n, channels] -> latents [B, f, D] for an encoder, and back for a decoder: what is final."""
@@ -150,11 +144,11 @@ class Product:
         taps = conv.weight.detach().permute(2, 1, 0).reshape(kernel // stride, stride * inputs, outputs)
         self.taps, self.bias, self.stride, self.dilation = taps, conv.bias, stride, dilation
 
-    def __call__(self, x: Tensor, count: int) -> Tensor:
-        """x [B, T, inputs] -> [B, count, outputs]."""
+    def __call__(self, x: Tensor, count: int, onto: Tensor | None = None) -> Tensor:
+        """x [B, T, inputs] -> [B, count, outputs], added to `onto`, which may be written over."""
         rows = count + len(self.taps) - 1 if self.stride > 1 else x.shape[1]
         x = x[:, : rows * self.stride].unflatten(1, (-1, self.stride)).flatten(2)
-        return summed(x, self.taps, cast(Tensor, self.bias), self.dilation, count)
+        return summed(x, self.taps, cast(Tensor, self.bias), self.dilation, count, onto)
 
 
 class Upsampling:
@@ -168,16 +162,15 @@ class Upsampling:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, n + 1, inputs], the first of them the frame before -> [B, n * stride, outputs]."""
-        y = summed(x, self.taps, self.bias, 1, x.shape[1] - 1)
+        y = summed(x, self.taps, self.bias, 1, x.shape[1] - 1, None)
         return y.unflatten(-1, (self.stride, -1)).flatten(1, 2)
 
 
-def summed(x: Tensor, taps: Tensor, bias: Tensor, dilation: int, count: int) -> Tensor:
-    """Rows x [B, T, I], taps [k, I, O] -> bias + sum over k of x[:, k * dilation :][:, :count] @ taps[k]."""
-    y = x.new_empty(len(x), count, taps.shape[-1])
+def summed(x: Tensor, taps: Tensor, bias: Tensor, dilation: int, count: int, onto: Tensor | None) -> Tensor:
+    """Rows x [B, T, I], taps [k, I, O] -> onto + bias + sum over k of x[:, k * dilation :][:, :count] @ taps[k]."""
+    y = x.new_empty(len(x), count, len(bias)).copy_(bias) if onto is None else onto.add_(bias)
     for rows, sums in zip(x, y):
-        torch.addmm(bias, rows[:count], taps[0], out=sums)
-        for number, tap in enumerate(taps[1:], 1):
+        for number, tap in enumerate(taps):
             sums.addmm_(rows[number * dilation :][:count], tap)
     return y
 
@@ -195,13 +188,18 @@ def steps(x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return y
 
 
-def elu(x: Tensor, *, mine: bool = False) -> Tensor:
-    """x, or exp(x) - 1 where x is negative; `mine` says that x may be written over."""
+def elu(x: Tensor, out: Tensor) -> None:
+    """Write x, or exp(x) - 1 where x is negative, over `out`; both [B, T, C]."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
-        return functional.elu(x)
-    # A third of the time of torch's own, which is exact to the last digit near zero.
-    negative = x.clamp_max(0).exp_().sub_(1)
-    return torch.maximum(x, negative, out=x if mine else negative)
+        out.copy_(functional.elu(x))
+        return
+    # Less than half the time of torch's own, which is exact to the last digit near zero: a cacheful after another.
+    size = max(1, CACHEFUL // x.shape[-1])
+    room = x.new_empty(min(size, x.shape[1]), x.shape[-1])
+    for source, target in zip(x, out):
+        for some, into in zip(source.split(size), target.split(size)):
+            below = torch.clamp_max(some, 0, out=room[: len(some)]).exp_().sub_(1)
+            torch.maximum(some, below, out=into)
 
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
@@ -219,9 +217,19 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
     return x[:, : x.shape[1] - short]
 
 
-def joined(held: Tensor | None, x: Tensor) -> Tensor:
-    """A block after what was held of the blocks before."""
-    return x if held is None or held.shape[1] == 0 else torch.cat([held, x], dim=1)
+def joined(held: Tensor | None, x: Tensor, activated: bool = False) -> Tensor:
+    """A block, activated or as it is, after what was held of the blocks before."""
+    before = 0 if held is None else held.shape[1]
+    if not activated and before == 0:
+        return x
+    y = x.new_empty(len(x), before + x.shape[1], x.shape[-1])
+    if held is not None:
+        y[:, :before] = held
+    if activated:
+        elu(x, y[:, before:])
+    else:
+        y[:, before:] = x
+    return y
 
 
 def kept(x: Tensor, start: int) -> Tensor:
