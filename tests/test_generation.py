@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -150,6 +151,20 @@ def test_the_first_samples_are_there_after_seven_steps(music: MusicGen) -> None:
     # Four frames and three steps of delay; the codec's look-ahead of 2402 samples leaves 158 of their 2560.
     assert len(taken) == 7
     assert block.audio[0].shape == (1, 158)
+
+
+def test_stereo_streams_too(music: MusicGen) -> None:
+    model = music.model
+    codes = np.random.default_rng(0).integers(0, 64, (2 * model.codebooks, 9)).astype(np.int32)
+    with_two = copy.copy(model)
+    decoder = replace(model.config.decoder, audio_channels=2, num_codebooks=2 * model.codebooks)
+    with_two.config = replace(model.config, decoder=decoder)
+    whole = with_two.decode(codes, 5700)
+    sound = with_two.sound(5700)
+    blocks = [sound(codes[:, start : start + 2]) for start in range(0, 9, 2)]
+    assert whole.shape == (2, 5700)
+    assert not np.array_equal(whole[0], whole[1])
+    np.testing.assert_allclose(np.concatenate(blocks, axis=1), whole, atol=1e-5 * np.abs(whole).max())
 
 
 @pytest.mark.usefixtures("short_windows")

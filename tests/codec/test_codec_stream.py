@@ -178,3 +178,30 @@ def test_a_stream_refuses_what_the_whole_refuses() -> None:
         list(model.decode_stream([Part(np.full((1, 2, 3), 16, np.int32))]))
     assert list(model.decode_stream([])) == []
     assert list(model.encode_stream([])) == []
+
+
+@pytest.mark.parametrize("name", ["24khz", "32khz"])
+def test_what_a_stream_keeps_does_not_grow_and_weights_stay_as_they_are(name: str) -> None:
+    model, rng = codec(name), np.random.default_rng(0)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    codes = rng.integers(0, 16, (1, 2, 5)).astype(np.int32)
+    audio = rng.standard_normal((1, 1, 5 * model.config.timebase.hop)).astype(np.float32)
+    for feed, block in ((DecoderStream(model), codes), (EncoderStream(model, 2), audio)):
+        kept = []
+        for _ in range(12):
+            feed(block, False)
+            kept.append(sum(map(bytes_in, feed.network.steps)))
+        assert kept[4:] == kept[4:5] * 8
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def bytes_in(step: object) -> int:
+    """Bytes that a layer of a stream keeps from block to block."""
+    found = 0
+    for name, value in vars(step).items():
+        if name in ("held", "state"):
+            tensors = value if isinstance(value, tuple) else (value,)
+            found += sum(tensor.untyped_storage().nbytes() for tensor in tensors if tensor is not None)
+        elif hasattr(value, "held"):
+            found += bytes_in(value)
+    return found
