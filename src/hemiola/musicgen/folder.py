@@ -48,7 +48,7 @@ def convert(source: Path, target: Path, *, dtype: str, backend: str = "auto", al
             write_small(folder, files, content.tokenizer / tokenizers.FILE)
             del content, kept
             kind = MusicgenModel if tokenizers.FILE in _names(folder) else EncodecModel
-            kind.from_pretrained(folder, backend=name, device="cpu")
+            kind.from_pretrained(folder, backend=name, device="cpu", dtype="float32")
             folder.rename(target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error.strerror or error}): choose another folder") from error
