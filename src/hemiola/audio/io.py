@@ -97,7 +97,7 @@ def write(
     """
     path = Path(path)
     format_name, encoding, subtype = _format(path, encoding)
-    peak = float(np.abs(samples).max(initial=0.0))
+    peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
     gain = CEILING / peak if encoding != "float" and peak > 1 else 1.0
     _refuse_size(path, samples.size * (2 if encoding == "pcm16" else 4), sample_rate)
     with replacing(path, force=force) as temporary:

@@ -21,8 +21,8 @@ from hemiola.errors import AudioError, BackendError, InputError
 from hemiola.timebase import Timebase
 from hemiola.weights import checkpoint, hub
 
-# Chunks go through the network side by side, but not more of them than fit in a modest memory.
-ROWS_AT_ONCE = 8
+# Chunks go through the network side by side, but only as many as keep the widest layer in memory that is used again.
+ROWS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +269,9 @@ def _side_by_side(
     for shape, same in groupby(arrays, key=lambda array: array.shape):
         step = max(1, ROWS_AT_ONCE // shape[0])
         while some := list(islice(same, step)):
-            yield from np.split(function(np.concatenate(some)), len(some))
+            # One alone is not copied: it may be an hour long.
+            joined = some[0] if len(some) == 1 else np.concatenate(some)
+            yield from np.split(function(joined), len(some))
 
 
 def _scaled(
