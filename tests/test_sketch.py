@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from hemiola import MusicGen, Request
 from hemiola.audio.dsp import rms
 from hemiola.cli import main
 from hemiola.generation import Result
+from hemiola.train import evaluate as evaluation
 from hemiola.weights import hub
 
 MODEL = "sketch"
@@ -103,6 +104,22 @@ def test_the_same_seed_twice_is_the_same_file(tmp_path: Path, monkeypatch: pytes
 def test_prompts_make_a_difference(sketch: MusicGen) -> None:
     first, second = sketch.generate([Request(caption, "1", seed=7) for caption in CAPTIONS[:2]])
     assert (first.codes != second.codes).mean() > 0.5
+
+
+@pytest.mark.slow
+def test_captions_that_it_has_never_seen_are_followed(sketch: MusicGen) -> None:
+    """Well above chance, which is a quarter for the tempo and a half for the drums; the card has the whole measure."""
+    trials = evaluation.held_out(20, "8")
+    requests = [Request(trial.caption, "8", seed=trial.index) for trial in trials]
+
+    def make(some: Sequence[evaluation.Trial]) -> list[np.ndarray]:
+        return [result.audio.samples for result in sketch.generate([requests[trial.index] for trial in some])]
+
+    heard = evaluation.listen_to_model(trials, make, sketch.sampling_rate, batch=10)
+    figures = evaluation.figures(trials, heard, heard)
+    assert figures["tempo_within_8_percent"].share >= 0.45
+    assert figures["drums"].share >= 0.8
+    assert figures["key_and_mode"].share >= 0.3
 
 
 @pytest.mark.slow
