@@ -119,9 +119,15 @@ def test_a_stream_of_any_length_and_blocks_is_the_whole(name: str, seed: int) ->
     encoded = model.encode(audio)
     parts = list(model.encode_stream(cut(audio, rng, longest, least=1)))
     if name == "48khz":
-        for part, codes, scale in zip(parts, encoded.chunks, encoded.scales or (), strict=True):
+        for index, (part, codes, scale) in enumerate(zip(parts, encoded.chunks, encoded.scales or (), strict=True)):
             assert np.array_equal(part.codes, codes)
             assert np.array_equal(part.scale, scale)
+            chunk = audio[..., 47520 * index :][..., :48000]
+            assert np.array_equal(codes, one_pass(network, chunk / scale))
+            with torch.no_grad():
+                whole = network.synthesize(network.dequantize(torch.tensor(codes))) * float(scale[0, 0])
+            decoded = np.concatenate(list(model.decode_stream([part])), axis=-1)
+            assert apart(decoded, whole) < 1e-5
     else:
         codes = one_pass(network, audio)
         assert np.array_equal(np.concatenate([part.codes for part in parts], axis=-1), codes)

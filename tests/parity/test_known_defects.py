@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hemiola.codec import encodec_mlx, plan
+from hemiola.codec import encodec_mlx, plan, seanet_mlx
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec, to_checkpoint
 from hemiola.codec.model import EncodecModel
@@ -61,7 +61,7 @@ def test_top_k_keeps_k(top_k: int) -> None:
 def test_a_batch_of_three_goes_through_the_lstm(layers: int) -> None:
     torch.manual_seed(layers)
     reference = torch.nn.LSTM(10, 10, layers, batch_first=True)
-    lstm = encodec_mlx.Lstm(plan.Lstm(10, layers))
+    lstm = seanet_mlx.Lstm(plan.Lstm(10, layers))
     tensors = {f"l.lstm.{name}": mx.array(tensor.numpy()) for name, tensor in reference.state_dict().items()}
     moved = layout.to_mlx(tensors, ())
     lstm.load_weights([(name.removeprefix("l."), tensor) for name, tensor in moved.items()])

@@ -42,7 +42,11 @@ class ConvStream:
         x, self.padded = pad(x, left, right, spec.pad_mode), True
         count = spec.ready(x.shape[1], last=last)
         self.held = kept(x, count * spec.stride)
-        return normed(self.norm, self.product(x, count, onto)) if count else empty(x, spec.outputs)
+        if count == 0:
+            return empty(x, spec.outputs)
+        if spec.group_norm and onto is not None:
+            return onto + normed(self.norm, self.product(x, count))
+        return normed(self.norm, self.product(x, count, onto))
 
 
 class ConvTransposeStream:
