@@ -16,7 +16,7 @@ from hemiola.train import config as configs
 from hemiola.train.codec import CodecRecipe
 from hemiola.train.fit import Run
 from hemiola.train.musicgen import MusicgenRecipe
-from hemiola.train.runs import Data, Text, TrainedCodec
+from hemiola.train.runs import Data, Text, TrainedCodec, TrainedModel
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -127,7 +127,7 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         CodecRecipe(losses={"mal": 1.0})
 
 
-KINDS = {"run": Run, "data": Data, "text": Text}
+KINDS = {"run": Run, "data": Data, "text": Text, "start": TrainedModel}
 MODELS = {
     "codec": {"codec": TrainedCodec, "model": EncodecConfig, "recipe": CodecRecipe},
     "musicgen": {"codec": TrainedCodec, "model": DecoderConfig, "recipe": MusicgenRecipe},
