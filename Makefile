@@ -43,7 +43,9 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/generate.py
+	$(BIN)/hemiola bench generate --size small
+	$(BIN)/hemiola bench codec
+	$(BIN)/hemiola bench train
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/pip wheel --quiet --no-deps -w dist .

@@ -26,9 +26,21 @@ def test_a_training_step_is_measured_on_both_sides(tmp_path: Path, capsys: pytes
     assert run("train", "--batch", "1", "--frames", "4", "--rounds", "1", "-o", str(report)) == 2
 
 
+def test_a_codec_is_measured_both_ways(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    assert run("codec", "--size", "24khz", "--seconds", "0.2", "--rounds", "1", "-o", str(report)) == 0
+    found = json.loads(report.read_text())
+    assert set(found["rows"]) == {f"{who} {way}" for who in ("hemiola", "transformers") for way in ("encode", "decode")}
+    # Encoding is compared with encoding only.
+    assert set(found["times_as_fast"]["hemiola encode"]) == {"transformers encode"}
+    assert found["apart"]["audio_share_of_peak"] < 1e-5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["codec", "--size", "16khz"], "unknown size '16khz': one of 24khz, 32khz, 48khz"),
+        (["codec", "--seconds", "-1"], "--seconds: "),
         (["generate", "--size", "huge"], "unknown size 'huge': one of sketch, small, medium, large"),
         (["generate", "--size", "sketch", "--dtype", "int2"], "unknown dtype 'int2'"),
         (["generate", "--size", "sketch", "--against", "int8"], "unknown dtype 'int8'"),

@@ -1,4 +1,4 @@
-"""`hemiola bench generate | train`: how fast it is here, beside transformers, on the same random weights in one run."""
+"""`hemiola bench generate | codec | train`: how fast it is, beside transformers, on the same random weights in one run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typer import Option
 
 from hemiola.cli import options, screen
 from hemiola.errors import BackendError, InputError
+from hemiola.timebase import exact_seconds
 
 app = typer.Typer(
     help="Measure speed beside transformers: random weights, one run, turns, medians.", no_args_is_help=True
@@ -40,9 +41,26 @@ def generate(
     """Milliseconds a decoding step, frames a second, and the share of the memory's speed."""
     bench = _measuring("generate_torch", size)
     work = bench.Work(size, batch, steps, device)
-    ours = _known(dtype or ["float32", "bfloat16", "int8"], (*DTYPES, "int8"))
+    ours = _known(dtype or ["float32", "bfloat16", *(["int8"] if device == "cpu" else [])], (*DTYPES, "int8"))
     theirs = _known(against or ["float32", "bfloat16"], DTYPES)
     _run(lambda folder, progress: bench.measure(folder, work, ours, theirs, rounds, progress), output, force)
+
+
+@app.command()
+def codec(
+    size: Annotated[str, Option(help="24khz, 32khz or 48khz.")] = "24khz",
+    seconds: Annotated[str, Option(help="Of audio.")] = "30",
+    rounds: Rounds = 5,
+    output: Report = None,
+    force: options.Force = False,
+) -> None:
+    """Seconds to encode and to decode."""
+    bench = _measuring("codec_torch", size)
+    try:
+        exact = exact_seconds(seconds)
+    except ValueError as error:
+        raise InputError(f"--seconds: {error}") from None
+    _run(lambda folder, progress: bench.measure(folder, size, exact, rounds, progress), output, force)
 
 
 @app.command()
