@@ -1,4 +1,4 @@
-"""`hemiola bench generate | codec | train`: how fast it is beside transformers, on the same random weights in one run."""
+"""`hemiola bench generate | codec | train`: how fast it is beside transformers: random weights, one run, turns."""
 
 from __future__ import annotations
 
