@@ -44,7 +44,7 @@ def generate(
         Path | None, Option("--continue", help="A clip to go on from; --seconds is the whole.")
     ] = None,
     melody: Annotated[Path | None, Option(help="A tune to follow, for a melody model; the whole mix is used.")] = None,
-    window_stride: Annotated[str | None, Option(help="Seconds that a window adds, over 30 s. [default: 18]")] = None,
+    window_stride: Annotated[str | None, Option(help="New seconds in each window. [default: 3/5 of one]")] = None,
     top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,
     top_p: Annotated[float | None, Option(help="Share of probability kept. [default: off]")] = None,
     temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: 1.0]")] = None,
