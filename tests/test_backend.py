@@ -86,7 +86,29 @@ def test_mlx_takes_every_dtype_and_bits(dtype: str, bits: int | None) -> None:
 def test_int8_is_float32_with_matrices_of_8_bits(name: str) -> None:
     pytest.importorskip("mlx.core" if name == "mlx" else name)
     expected = Backend(name, "cpu", "float32", 8)
-    assert choose(name, "cpu", "int8") == choose(name, "cpu", "float32", 8) == choose(name, "cpu", "auto") == expected
+    assert choose(name, "cpu", "int8") == choose(name, "cpu", "float32", 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "wanted"),
+    [("torch", "cpu", ("float32", 8)), ("mlx", "cpu", ("float32", None)), ("mlx", "gpu", ("bfloat16", None))],
+)
+def test_auto_is_what_is_fast_there(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: str, wanted: tuple[str, int | None]
+) -> None:
+    if name == "mlx":
+        mlx = pytest.importorskip("mlx.core")
+        monkeypatch.setattr(mlx.metal, "is_available", lambda: True)
+    found = choose(name, device, "auto")
+    assert (found.dtype, found.quantize) == wanted
+
+
+def test_auto_leaves_float32_where_nothing_is_known_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose("torch", "mps", "auto") == Backend("torch", "mps", "float32", None)
+    # Bits that were asked for come first.
+    assert choose("torch", "cpu", "auto", 8) == Backend("torch", "cpu", "float32", 8)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
