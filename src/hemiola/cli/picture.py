@@ -24,6 +24,7 @@ INK, PALE = "#1f3b57", "#9db4c8"
 def require_matplotlib() -> None:
     """Raise BackendError, with what to install, when pictures cannot be drawn."""
     try:
+        # Nothing is used here: it is only whether it can be.
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise BackendError(f"drawing needs matplotlib: pip install 'hemiola[{EXTRA}]'") from error
