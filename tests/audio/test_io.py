@@ -17,7 +17,7 @@ import pytest
 import scipy.io.wavfile
 import soundfile
 
-from hemiola.audio import io
+from hemiola.audio import io, writing
 from hemiola.errors import AudioError, OutputError
 
 RATE = 24000
@@ -344,10 +344,10 @@ def test_a_wav_past_4_gib_is_refused(tmp_path: Path) -> None:
 
 
 def test_replacing_serves_any_kind_of_file(tmp_path: Path) -> None:
-    with io.replacing(tmp_path / "a.npz") as temporary:
+    with writing.replacing(tmp_path / "a.npz") as temporary:
         temporary.write_text("done")
     assert (tmp_path / "a.npz").read_text() == "done"
-    with pytest.raises(ZeroDivisionError), io.replacing(tmp_path / "b.npz") as temporary:
+    with pytest.raises(ZeroDivisionError), writing.replacing(tmp_path / "b.npz") as temporary:
         temporary.write_text("half")
         1 / 0
     assert [each.name for each in tmp_path.iterdir()] == ["a.npz"]

@@ -41,6 +41,7 @@ def test_a_codec_is_measured_both_ways(tmp_path: Path) -> None:
     [
         (["codec", "--size", "16khz"], "unknown size '16khz': one of 24khz, 32khz, 48khz"),
         (["codec", "--seconds", "-1"], "--seconds: "),
+        (["codec", "--seconds", "0"], "--seconds 0 is no sample at 24khz: ask for more"),
         (["generate", "--size", "huge"], "unknown size 'huge': one of sketch, small, medium, large"),
         (["generate", "--size", "sketch", "--dtype", "int2"], "unknown dtype 'int2'"),
         (["generate", "--size", "sketch", "--against", "int8"], "unknown dtype 'int8'"),

@@ -118,6 +118,7 @@ def test_a_machine_that_cannot_play_says_what_is_missing(
         (["-o", "out.flac", "--stream"], "name a .wav"),
         (["-o", "-", "--count", "2"], "one piece goes to stdout, not 2"),
         (["--stream", "--block", "soon"], "--block: not a duration"),
+        (["--stream", "--block", "0"], "--block must be above 0 s, not 0"),
         (["--stream", "--fade-out", "0.1"], "leave out --sample-rate, --fade-in"),
     ],
 )

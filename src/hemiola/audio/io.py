@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from hemiola.audio.writing import check_place, replacing
 from hemiola.errors import AudioError, OutputError
 from hemiola.timebase import MAX_SECONDS
 
@@ -143,27 +143,6 @@ def growing(path: str | Path, sample_rate: int, channels: int, *, force: bool = 
             raise OutputError(f"{path} cannot be written: {_cause(error)}") from error
 
 
-@contextmanager
-def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
-    """Lend a temporary path in the same folder, and move it to `path` when the block ends well; else nothing is left.
-
-    An existing file is only replaced when `force` is set. Raises OutputError for that, and for a folder that is
-    missing or may not be written.
-    """
-    path = Path(path)
-    temporary = path.parent / f".hemiola-{secrets.token_hex(4)}{path.suffix}"
-    try:
-        _refuse_place(path, force)
-        yield temporary
-        _refuse_place(path, force)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        # After success there is nothing of that name; after anything else, Ctrl-C included, it must not stay.
-        temporary.unlink(missing_ok=True)
-
-
 class _Forward(soundfile.SoundFile):
     """A file that is never sought in: soundfile seeks after every block, which an MP3 answers with other samples."""
 
@@ -186,14 +165,9 @@ def _opened(path: Path, kind: type[soundfile.SoundFile]) -> Iterator[soundfile.S
         raise AudioError(f"{path} {cause}") from error
 
 
-def check_place(path: str | Path, *, force: bool = False) -> None:
-    """Raise OutputError now for what `replacing` would refuse later: after long work, later is late."""
-    _refuse_place(Path(path), force)
-
-
 def check_destination(path: str | Path, *, force: bool = False) -> None:
     """`check_place` for a sound file: its extension has to name a format as well."""
-    _refuse_place(Path(path), force)
+    check_place(path, force=force)
     _format(Path(path), None)
 
 
@@ -207,19 +181,6 @@ def check_rate(path: str | Path, sample_rate: int) -> None:
         soundfile.SoundFile(BytesIO(), "w", sample_rate, 1, subtype, format=format_name).close()
     except soundfile.SoundFileError as error:
         raise OutputError(f"{format_name} cannot hold {sample_rate} Hz: ask for 44100, or save as .wav") from error
-
-
-def _refuse_place(path: Path, force: bool) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist: create it first")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: name a file")
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{path} is not a regular file: name another")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists: pass --force to replace it, or name another")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} may not be written: check its permissions")
 
 
 def _format(path: Path, encoding: str | None) -> tuple[str, str, str]:

@@ -60,6 +60,8 @@ def codec(
         exact = exact_seconds(seconds)
     except ValueError as error:
         raise InputError(f"--seconds: {error}") from None
+    if not bench.SIZES[size].timebase.samples(exact):
+        raise InputError(f"--seconds {seconds} is no sample at {size}: ask for more")
     _run(lambda folder, progress: bench.measure(folder, size, exact, rounds, progress), output, force)
 
 
@@ -100,10 +102,10 @@ def _known(names: list[str], known: tuple[str, ...]) -> list[str]:
 
 
 def _run(measure: Callable[[Path, Any], Mapping[str, Any]], output: Path | None, force: bool) -> None:
-    from hemiola.audio import io
+    from hemiola.audio import writing
 
     if output is not None:
-        io.check_place(output, force=force)
+        writing.check_place(output, force=force)
     with tempfile.TemporaryDirectory() as place, screen.phase_bars() as progress:
         report = measure(Path(place), lambda done, total: progress("turns", done, total))
     _show(report)
@@ -111,7 +113,7 @@ def _run(measure: Callable[[Path, Any], Mapping[str, Any]], output: Path | None,
     if output is None:
         typer.echo(text, nl=False)
         return
-    with io.replacing(output, force=force) as temporary:
+    with writing.replacing(output, force=force) as temporary:
         temporary.write_text(text, encoding="utf-8")
     screen.written(output)
 

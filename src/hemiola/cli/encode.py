@@ -32,14 +32,14 @@ def encode(
     The codes go to a safetensors file with all that `hemiola decode` needs, or with -o NAME.ecdc to Meta's container,
     which holds codes of EnCodec at 24 and 48 kHz. What the codec does not take as it is, is mixed and resampled first.
     """
-    from hemiola.audio import io
+    from hemiola.audio import writing
     from hemiola.audio.audio import Audio
     from hemiola.cli import checkpoints, containers
     from hemiola.codec import codes
     from hemiola.codec.model import EncodecModel
 
     path = output or Path(sound.stem + codes.EXTENSION)
-    io.check_place(path, force=force)
+    writing.check_place(path, force=force)
     audio = Audio.load(sound)
     checkpoint = checkpoints.found(model or containers.default_model(path), allow_pickle)
     codec = EncodecModel.from_pretrained(checkpoint.folder, backend=backend, device=device, allow_pickle=allow_pickle)

@@ -75,11 +75,11 @@ def evaluate(
     ears find in the true music. The folder of a codec alone is measured as a codec.
     """
     from hemiola import backend as backends
-    from hemiola.audio import io
+    from hemiola.audio import writing
     from hemiola.cli import checkpoints
 
     if output is not None:
-        io.check_place(output, force=force)
+        writing.check_place(output, force=force)
     asked = {"guidance": guidance, "top_k": top_k, "temperature": temperature}
     settings = {name: value for name, value in asked.items() if value is not None}
     if not captions and not pieces:
@@ -96,7 +96,7 @@ def evaluate(
         report["codec"] = _codec(codec, pieces, seconds)
     report["took_seconds"] = round(time.perf_counter() - began, 1)
     if output is not None:
-        with io.replacing(output, force=force) as temporary:
+        with writing.replacing(output, force=force) as temporary:
             temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         screen.written(output)
 

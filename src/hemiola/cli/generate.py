@@ -176,7 +176,7 @@ def _make(
 
 def _write(result: Result, place: Place, studio: _Studio, finish: Finish) -> Audio:
     """Finish a piece, write record and audio, both or neither, and say what was done."""
-    from hemiola.audio.io import replacing
+    from hemiola.audio.writing import replacing
     from hemiola.cli import naming
 
     finished = finish.apply(result.audio, result.request.seconds)

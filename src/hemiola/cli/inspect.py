@@ -32,21 +32,21 @@ def inspect(
     The picture holds waveform, mel spectrogram and chroma. A file of any length is read once, block by block; what is
     longer than the picture is wide shows its extremes and averages. The recipe is that of the .json beside the file.
     """
-    from hemiola.audio import io
+    from hemiola.audio import io, writing
     from hemiola.audio.overview import survey
     from hemiola.cli import picture
 
     path = output or Path(sound.stem + SUFFIX)
     if path.suffix.lower() != SUFFIX:
         raise OutputError(f"{path} does not name a picture: end it in {SUFFIX}")
-    io.check_place(path, force=force)
+    writing.check_place(path, force=force)
     picture.require_matplotlib()
     with io.opened(sound) as reel:
         seconds = Timebase(reel.sample_rate, 1).seconds(reel.length)
         with screen.music_bar(sound.name, seconds) as progress:
             overview = survey(reel, progress)
     facts = _facts(overview)
-    with io.replacing(path, force=force) as temporary:
+    with writing.replacing(path, force=force) as temporary:
         picture.draw(overview, temporary, sound.name, ", ".join(facts.values()))
     screen.written(path)
     _show(facts)

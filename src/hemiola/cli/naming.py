@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from hemiola.audio import io
+from hemiola.audio import io, writing
 from hemiola.errors import OutputError
 from hemiola.request import Request
 
@@ -30,7 +30,7 @@ class Place:
                 raise OutputError(f"the folder {self.path.parent.resolve()} may not be written: name a file with -o")
             return
         io.check_destination(self.path, force=self.force)
-        io.check_place(record_path(self.path), force=self.force)
+        writing.check_place(record_path(self.path), force=self.force)
 
     @contextmanager
     def claimed(self) -> Iterator[tuple[Path, bool]]:

@@ -43,9 +43,11 @@ class Flow:
         from hemiola.timebase import exact_seconds
 
         try:
-            exact_seconds(self.block)
+            is_nothing = exact_seconds(self.block) == 0
         except ValueError as error:
             raise InputError(f"--block: {error}") from None
+        if is_nothing:
+            raise InputError(f"--block must be above 0 s, not {self.block}")
         if finish.to_dict():
             raise InputError(
                 "a stream leaves as it is made: leave out --sample-rate, --fade-in, --fade-out, --loudness"
@@ -77,12 +79,12 @@ def make(
 
 def _file(place: Place, music: MusicGen, sinks: list[Sink], play: Callable[[list[Sink]], Result], told: Told) -> None:
     """Write audio and record; both appear when the piece is whole, or neither."""
-    from hemiola.audio import io
+    from hemiola.audio import io, writing
     from hemiola.cli import naming
 
     with (
         place.claimed() as (path, force),
-        io.replacing(naming.record_path(path), force=force) as temporary,
+        writing.replacing(naming.record_path(path), force=force) as temporary,
         io.growing(path, music.sampling_rate, music.channels, force=force) as write,
     ):
         text = told(play([write, *sinks]), path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hemiola.audio.io import replacing
+from hemiola.audio.writing import replacing
 from hemiola.codec.model import Encoded
 from hemiola.errors import InputError
 

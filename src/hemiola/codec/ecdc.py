@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from hemiola.audio.io import replacing
+from hemiola.audio.writing import replacing
 from hemiola.codec import chunks
 from hemiola.codec.codes import Codes
 from hemiola.codec.config import ENCODEC_24KHZ, ENCODEC_48KHZ, EncodecConfig
