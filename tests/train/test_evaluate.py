@@ -36,6 +36,7 @@ RATE = 32000
         ("Bells, E flat major, a rock beat", Asked(None, True, "Eb", "major")),
         ("synth in c sharp minor without percussion, fast tempo", Asked(None, False, "C#", "minor")),
         ("strings in Bb major with a drum kit at 61 bpm", Asked(61, True, "Bb", "major")),
+        ("a fast synth tune at 90 beats per minute", Asked(90)),
         ("fast marimba", Asked()),
     ],
 )
@@ -58,8 +59,8 @@ def test_a_caption_asks_for_nothing_but_the_truth(seed: int) -> None:
 def test_most_captions_can_be_judged() -> None:
     trials = evaluate.held_out(300, 2)
     stated = {name: np.mean([getattr(trial.asked, name) is not None for trial in trials]) for name in vars(Asked())}
-    # How often the captions speak of each is written in synth/captions.py: 85 %, 85 to 93 %, 75 %, 90 %.
-    assert stated["tempo_bpm"] == pytest.approx(0.85, abs=0.07)
+    # How often the captions speak of each is written in synth/captions.py: 88 %, 85 to 93 %, 75 %, 90 %.
+    assert stated["tempo_bpm"] == pytest.approx(0.88, abs=0.07)
     assert stated["drums"] == pytest.approx(0.9, abs=0.06)
     assert stated["key"] == pytest.approx(0.75, abs=0.08)
     assert stated["mode"] == pytest.approx(0.9, abs=0.06)

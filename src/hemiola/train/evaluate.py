@@ -24,7 +24,7 @@ from hemiola.train.listening import Heard, listen, tempo_matches
 Audio = NDArray[Any]
 Progress = Callable[[int, int], None]
 
-_TEMPO = re.compile(r"\b(\d+) bpm\b", re.IGNORECASE)
+_TEMPO = re.compile(r"\b(\d+) (bpm|beats per minute)\b", re.IGNORECASE)
 _NO_DRUMS = re.compile(r"\b(no|without) (drums|percussion)\b", re.IGNORECASE)
 _DRUMS = re.compile(r"\b(drums?|beat|percussion)\b", re.IGNORECASE)
 # "in a minor key" names no tonic: what follows the mode tells it from "in A minor".
