@@ -66,6 +66,13 @@ def test_a_step_up_is_a_rise_of_its_size() -> None:
     assert np.delete(rises, 7).max() < 1e-6
 
 
+def test_what_a_codec_gave_back_has_a_rule_of_its_own() -> None:
+    weights = np.stack([np.eye(2), -np.eye(2)])
+    rule = timbre.Fitted(("a", "b"), weights, np.array([[0.0, 1], [2, 0]]), np.array([1.0, 0]), np.array([-5.0]))
+    np.testing.assert_array_equal(rule.scores(np.array([4.0, 7])), [4, 8])
+    np.testing.assert_array_equal(rule.scores(np.array([6.0, 7])), [-4, -7])
+
+
 @pytest.mark.slow
 def test_the_ears_hear_leads_through_the_bundled_codec() -> None:
     from hemiola.codec.model import EncodecModel

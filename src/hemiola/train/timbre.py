@@ -1,11 +1,12 @@
-"""Timbre: which instrument leads a piece, by a linear rule on what its spectrum holds and how that moves.
+"""Timbre: which instrument leads a piece, by linear rules on what its spectrum holds and how that moves.
 
-The rule is fitted by benchmarks/fit_timbre.py on synthetic music, as it is and as a codec gives it back, and kept in
-fitted_timbre.safetensors with the names it knows and how often it was right.
+The rules are fitted by benchmarks/fit_timbre.py on synthetic music, as it is and as a codec gives it back, and kept in
+fitted_timbre.safetensors with the names they know and how often they were right.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -53,16 +54,35 @@ def _contrast(spectrum: Array, sample_rate: int) -> Array:
     return np.array(found)
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The rules: weights [2, names, features] and bias [2, names] for music as it is and as a codec gives it back.
+
+    `coded_weights` [features] and `coded_bias` [1] tell the two apart, above 0 what a codec gave back.
+    """
+
+    names: tuple[str, ...]
+    weights: Array
+    bias: Array
+    coded_weights: Array
+    coded_bias: Array
+
+    def scores(self, heard: Array) -> Array:
+        """`features` -> a score for each name, in nats."""
+        coded = int(self.coded_weights @ heard + self.coded_bias[0] > 0)
+        return self.weights[coded] @ heard + self.bias[coded]
+
+
 def probabilities(heard: Array) -> dict[str, float]:
     """`features` -> how likely each instrument leads."""
-    names, weights, bias = _fitted()
-    scores = weights @ heard + bias
+    rule = _fitted()
+    scores = rule.scores(heard)
     shares = np.exp(scores - scores.max())
-    return dict(zip(names, (shares / shares.sum()).tolist()))
+    return dict(zip(rule.names, (shares / shares.sum()).tolist()))
 
 
 @lru_cache(maxsize=1)
-def _fitted() -> tuple[tuple[str, ...], Array, Array]:
+def _fitted() -> Fitted:
     with safe_open(FITTED, "numpy") as file:
         names = tuple(file.metadata()["names"].split(","))
-        return names, file.get_tensor("weights"), file.get_tensor("bias")
+        return Fitted(names, **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
