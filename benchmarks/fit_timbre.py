@@ -83,7 +83,8 @@ def fitted(inputs: np.ndarray, target: np.ndarray, version: np.ndarray) -> dict[
         "coded_weights": sides[1] - sides[0],
         "coded_bias": offsets[1:] - offsets[:1],
     }
-    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    # In C's order: safetensors writes an array's memory as it lies.
+    return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
 
 
 def discriminant(inputs: np.ndarray, target: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,10 @@
 
     python benchmarks/learning_curve.py out/kept/*.ckpt --like out/sketch-musicgen/checkpoint -o curve.png
 
-Checkpoints are copies of a run's last.ckpt, taken while it trained, or folders that hold a whole model; runs that go on
-from one another follow in the order given, and their steps add up. `--like` names the folder with the codec, the
-tokenizer and the shapes that a last.ckpt leaves out. Figures are those of `hemiola eval`; chance is dashed, at the last
-checkpoint. Beside the picture, a .json holds every figure.
+Checkpoints are copies of a run's last.ckpt, taken while it trained, or folders that hold a whole model. Runs that go on
+from one another follow in the order given: where steps begin anew they are added to those before. `--like` names the
+folder with the codec, the tokenizer and the shapes that a last.ckpt leaves out. Figures are those of `hemiola eval`;
+chance is dotted, at the last checkpoint. Beside the picture, a .json holds every figure.
 """
 
 from __future__ import annotations
