@@ -1,0 +1,135 @@
+"""The network of a blend in torch: two clips' latents in, passages that draw on both out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hemiola.backend import Backend
+from hemiola.blend.config import BlendConfig
+from hemiola.blend.layers_torch import ComponentWeights, Composer, Extractors, Tonality
+from hemiola.blend.selector_torch import CorrelationSelector, PooledSelector, Windows, facts
+from hemiola.blend.windows_torch import cut_and_stretch
+from hemiola.weights import keys
+
+
+@dataclass
+class Blended:
+    """What a network makes of B pairs of clips.
+
+    Attributes:
+        output: latents of the passages, [B, P, D, F].
+        input_window, target_window: what each was made from, cut and stretched, as the codec gave it, [B, P, D, F].
+        components: weights a frame, [B, P, 6, F]: rhythm, harmony, timbre of the input, then of the target.
+        windows: where the windows lie.
+        strengths: of the tonality of input and target, [B, 2].
+    """
+
+    output: Tensor
+    input_window: Tensor
+    target_window: Tensor
+    components: Tensor
+    windows: Windows
+    strengths: Tensor
+
+
+class BlendNetwork(nn.Module):
+    """Selector, tonality, extractors, component weights and composer.
+
+    What has learned nothing gives the plain mix of both windows, at ratio 1: each later part begins by adding nothing.
+    """
+
+    latent_mean: Tensor
+    latent_spread: Tensor
+
+    def __init__(self, config: BlendConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, width = config.dimensions, config.latent_dim
+        self.selector = {"correlation": CorrelationSelector, "pooled": PooledSelector}[config.selector](config)
+        self.strength = nn.Linear(4 * width, 2)
+        nn.init.zeros_(self.strength.weight)
+        self.tonality = nn.ModuleList(Tonality(width) for _ in range(2))
+        self.extractors = Extractors(width, size.channels)
+        self.weights = ComponentWeights(size.channels)
+        self.composer = Composer(width, size)
+        # Of the codec's latents, so that the layers see values near 1 whatever the codec's are.
+        self.register_buffer("latent_mean", torch.zeros(width))
+        self.register_buffer("latent_spread", torch.ones(width))
+
+    def forward(self, input: Tensor, target: Tensor, noise: Tensor | None = None) -> Blended:
+        """Latents [B, D, T] of both clips -> passages; with `noise` windows are drawn, without they are the best."""
+        return self.compose(input, target, self.select(input, target, noise))
+
+    def select(self, input: Tensor, target: Tensor, noise: Tensor | None = None) -> Windows:
+        """Where the windows lie, of latents [B, D, T] of both clips."""
+        return self.selector(self._even(input), self._even(target), noise)
+
+    def compose(self, input: Tensor, target: Tensor, windows: Windows) -> Blended:
+        """Passages from given windows."""
+        cut = self._cut(input, windows.input_starts, windows.input_ratios, windows.weights)
+        other = self._cut(target, windows.target_starts, windows.target_ratios, windows.weights)
+        batch, pairs = cut.shape[:2]
+        strengths = self._strengths(input, target)
+        heard = [
+            tonality(self._even(window.flatten(0, 1)), strengths[:, number].repeat_interleave(pairs))
+            for number, (tonality, window) in enumerate(zip(self.tonality, (cut, other)))
+        ]
+        components = self.extractors(*heard)
+        weights = self.weights(components)
+        shares = weights.unflatten(1, (2, 3)).sum(2)
+        mix = shares[:, :1] * heard[0] + shares[:, 1:] * heard[1]
+        output = self._uneven(mix + self.composer(6 * weights[:, :, None] * components))
+        folded = (each.unflatten(0, (batch, pairs)) for each in (output, weights))
+        return Blended(next(folded), cut, other, next(folded), windows.chosen, strengths)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor | None:
+        """What decides a draw of windows, a row a seed."""
+        return self.selector.noise(seeds)
+
+    @torch.no_grad()
+    def fit_latents(self, mean: Tensor, spread: Tensor) -> None:
+        """Take over mean and standard deviation [D] of the latents that are to be blended."""
+        self.latent_mean.copy_(mean)
+        self.latent_spread.copy_(spread.clamp(min=1e-6))
+
+    def _cut(self, clip: Tensor, starts: Tensor, ratios: Tensor, weights: Tensor | None) -> Tensor:
+        """Windows [B, P, D, F]; of a shortlist the chosen one, with the gradient of the mix of all."""
+        windows = cut_and_stretch(clip, starts.flatten(1), ratios.flatten(1), self.config.output_frames)
+        if weights is None:
+            return windows
+        return torch.einsum("bpsdf,bps->bpdf", windows.unflatten(1, starts.shape[1:]), weights)
+
+    def _strengths(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.strength(facts(self._even(input), self._even(target))).sigmoid()
+
+    def _even(self, latents: Tensor) -> Tensor:
+        return (latents - self.latent_mean[:, None]) / self.latent_spread[:, None]
+
+    def _uneven(self, latents: Tensor) -> Tensor:
+        return latents * self.latent_spread[:, None] + self.latent_mean[:, None]
+
+
+def load(folder: str | Path, config: BlendConfig, choice: Backend) -> BlendNetwork:
+    """A network from a checkpoint folder, in eval mode; raises WeightsError that lists every tensor that does not fit."""
+    tensors = keys.read(folder, "torch")
+    network = BlendNetwork(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    keys.check(expected, tensors, where=str(folder))
+    network.load_state_dict(tensors)
+    return network.to(choice.device).eval()
+
+
+def save(network: BlendNetwork, folder: str | Path) -> None:
+    """Write `config.json` and `model.safetensors`; the folder is made when it is not there."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(network.config.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,199 @@
+"""Training a blend: what it composes is decoded, and compared with the very windows that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from hemiola.blend.network_torch import Blended, BlendNetwork, save
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.errors import InputError
+from hemiola.timebase import Timebase
+from hemiola.train import losses, ranks
+from hemiola.train.blend_losses import BLEND_LOSSES, DEFAULT_WEIGHTS, Scene
+from hemiola.train.discriminators import LatentDiscriminator
+
+REFERENCES = ("window", "center")
+
+
+@dataclass(frozen=True)
+class BlendRecipe:
+    """What a blend is trained with.
+
+    Attributes:
+        losses: weight by name; those not named keep their default, and a weight of 0 is not computed.
+        learning_rate, weight_decay, gradient_clip: of AdamW, for everything but the selector's rate.
+        selector_learning_rate: the selector has few parameters, and they have a long way to go.
+        discriminator_learning_rate: of AdamW, for the discriminator.
+        decode_seconds: of each window so much is decoded, at a place drawn for each pair; None decodes all of it.
+        reference: "window": compare with the windows themselves; "center": with the middle of the clips, at their own
+            tempo, whatever was cut, as an earlier system did (for comparison).
+        seed: of all that is drawn.
+    """
+
+    losses: Mapping[str, float] = field(default_factory=dict)
+    learning_rate: float = 1e-4
+    selector_learning_rate: float = 1e-2
+    discriminator_learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    decode_seconds: float | None = 2.0
+    reference: str = "window"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.losses) - set(BLEND_LOSSES))
+        if unknown:
+            raise InputError(f"unknown loss {unknown[0]}: known are {', '.join(BLEND_LOSSES)}")
+        if self.reference not in REFERENCES:
+            raise InputError(f"recipe.reference must be one of {', '.join(REFERENCES)}, not '{self.reference}'")
+        if self.decode_seconds is not None and not self.decode_seconds >= 0.25:
+            raise InputError(f"recipe.decode_seconds must be at least 0.25, not {self.decode_seconds}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Every loss by name with its weight."""
+        return {**DEFAULT_WEIGHTS, **self.losses}
+
+
+class BlendTraining(L.LightningModule):
+    """Batches hold latents: `input`, `target` [B, D, T], `real` [B, D, F] of other tracks, and `item` [B]."""
+
+    def __init__(self, network: BlendNetwork, codec: Encodec, recipe: BlendRecipe) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network, self.recipe = network, recipe
+        # Not a part of what is trained and saved: it is the codec's own checkpoint that counts.
+        self.frozen = Frozen(codec)
+        self.clock: Timebase = codec.config.timebase
+        self.weights = recipe.weights
+        config = network.config
+        size = config.dimensions
+        self.discriminator = LatentDiscriminator(config.latent_dim, size.width) if self.weights["adversarial"] else None
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW for the network, where the selector has a rate of its own, and for the discriminator."""
+        recipe = self.recipe
+        selector = list(self.network.selector.parameters())
+        chosen = {id(each) for each in selector}
+        others = [each for each in self.network.parameters() if id(each) not in chosen]
+        groups = [{"params": others}, {"params": selector, "lr": recipe.selector_learning_rate}]
+        found = [torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)]
+        if self.discriminator is not None:
+            rate = recipe.discriminator_learning_rate
+            judge = self.discriminator.parameters()
+            found.append(torch.optim.AdamW(judge, lr=rate, weight_decay=recipe.weight_decay))
+        return found
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """One update of the discriminator, where there is one, and one of the network."""
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        blended = self.network(batch["input"], batch["target"], self.network.noise(self.seeds(batch)))
+        if self.discriminator is not None:
+            doubt = self._doubt(batch["real"], blended.output.detach())
+            self._update(optimizers[1], doubt)
+            self.log("train/discriminator", doubt.detach())
+        terms = self.terms(blended, batch)
+        total = self.total(terms)
+        self._update(optimizers[0], total)
+        self.log_dict({"train/loss": total.detach(), **{f"train/{name}": term.detach() for name, term in terms.items()}})
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        """The training's losses, of the windows that are the best."""
+        terms = self.terms(self.network(batch["input"], batch["target"]), batch)
+        found = {"valid/loss": self.total(terms), **{f"valid/{name}": term for name, term in terms.items()}}
+        self.log_dict(found, sync_dist=True, batch_size=len(batch["item"]))
+
+    def terms(self, blended: Blended, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every loss that has a weight, by name."""
+        scene = self.scene(blended, batch)
+        return losses.weighted({name: lambda each=each: each(scene) for name, each in BLEND_LOSSES.items()}, self.weights)
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum."""
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+    def scene(self, blended: Blended, batch: Mapping[str, Tensor]) -> Scene:
+        """What the losses look at: passages and windows as latents, and a crop of each as audio."""
+        output, cut, other, components = (
+            each.flatten(0, 1)
+            for each in (blended.output, blended.input_window, blended.target_window, blended.components)
+        )
+        sounds = self._decoded(output, *self._references(cut, other, batch), self._crop(batch))
+        windows = blended.windows
+        return Scene(
+            output=output,
+            input_window=cut,
+            target_window=other,
+            output_audio=sounds[0],
+            input_audio=sounds[1],
+            target_audio=sounds[2],
+            components=components,
+            input_ratios=windows.input_ratios,
+            target_ratios=windows.target_ratios,
+            latent_scale=self.network.latent_spread.square().mean(),
+            logits=None if self.discriminator is None else self.discriminator(output),
+            sample_rate=self.clock.sample_rate,
+        )
+
+    def seeds(self, batch: Mapping[str, Tensor]) -> Sequence[int]:
+        """A seed for each item of a batch, whichever rank it is on."""
+        return [self.recipe.seed * 1_000_003 + int(item) for item in batch["item"]]
+
+    def export(self, folder: Path) -> None:
+        """Write the network as a checkpoint folder."""
+        save(self.network, folder)
+
+    def _references(self, cut: Tensor, other: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if self.recipe.reference == "window":
+            return cut, other
+        config = self.network.config
+        first = (config.clip_frames - config.output_frames) // 2
+        clips = (batch[name][..., first : first + config.output_frames] for name in ("input", "target"))
+        middle = [clip.repeat_interleave(config.pairs, 0) for clip in clips]
+        return middle[0], middle[1]
+
+    def _crop(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """First frames [N] of what is decoded, or None where it is all; the passages of a pair share one."""
+        if self.recipe.decode_seconds is None:
+            return None
+        last = self.network.config.output_frames - self._crop_frames
+        draws = (torch.Generator().manual_seed(seed) for seed in self.seeds(batch))
+        firsts = torch.cat([torch.randint(last + 1, (1,), generator=draw) for draw in draws])
+        return firsts.repeat_interleave(self.network.config.pairs).to(batch["input"].device)
+
+    @property
+    def _crop_frames(self) -> int:
+        clock, config = self.clock, self.network.config
+        return min(config.output_frames, clock.frames(clock.samples(str(self.recipe.decode_seconds))))
+
+    def _decoded(self, output: Tensor, cut: Tensor, other: Tensor, firsts: Tensor | None) -> Sequence[Tensor]:
+        """Latents [N, D, F] three times -> audio [N, 1, S] three times, in one pass of the decoder."""
+        parts = [output, cut, other]
+        if firsts is not None:
+            frames = firsts[:, None] + torch.arange(self._crop_frames, device=firsts.device)
+            parts = [part.gather(2, frames[:, None, :].expand(-1, part.shape[1], -1)) for part in parts]
+        return self.frozen.codec.synthesize(torch.cat(parts)).chunk(3)
+
+    def _doubt(self, real: Tensor, fake: Tensor) -> Tensor:
+        assert self.discriminator is not None
+        return losses.hinge_discriminator([self.discriminator(real)], [self.discriminator(fake)])
+
+    def _update(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=self.recipe.gradient_clip, gradient_clip_algorithm="norm")
+        optimizer.step()
+
+
+class Frozen(NamedTuple):
+    """Holds a codec where Lightning and DDP do not take it for a part of the model."""
+
+    codec: Encodec
