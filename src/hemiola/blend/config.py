@@ -53,7 +53,7 @@ class BlendConfig:
     ratio_limit: float = 1.5
     size: str = "base"
     selector: str = "correlation"
-    embedding_dim: int = 32
+    embedding_dim: int = 64
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "clip_frames", "output_frames", "pairs", "embedding_dim"):

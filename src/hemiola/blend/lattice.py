@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hemiola.blend.config import BlendConfig
 
-COLUMN_FRAMES = 8
+COLUMN_FRAMES = 16
 RATIO_STEP = 0.04  # of the logarithm: neighbours drift by 0.2 s from the middle of a window of 10.7 s to its end
 
 Array = NDArray[Any]

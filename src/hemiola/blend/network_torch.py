@@ -69,7 +69,7 @@ class BlendNetwork(nn.Module):
 
     def select(self, input: Tensor, target: Tensor, noise: Tensor | None = None) -> Windows:
         """Where the windows lie, of latents [B, D, T] of both clips."""
-        return self.selector(self._even(input), self._even(target), noise)
+        return self.selector(self.even(input), self.even(target), noise)
 
     def compose(self, input: Tensor, target: Tensor, windows: Windows) -> Blended:
         """Passages from given windows."""
@@ -78,7 +78,7 @@ class BlendNetwork(nn.Module):
         batch, pairs = cut.shape[:2]
         strengths = self._strengths(input, target)
         heard = [
-            tonality(self._even(window.flatten(0, 1)), strengths[:, number].repeat_interleave(pairs))
+            tonality(self.even(window.flatten(0, 1)), strengths[:, number].repeat_interleave(pairs))
             for number, (tonality, window) in enumerate(zip(self.tonality, (cut, other)))
         ]
         components = self.extractors(*heard)
@@ -107,9 +107,10 @@ class BlendNetwork(nn.Module):
         return torch.einsum("bpsdf,bps->bpdf", windows.unflatten(1, starts.shape[1:]), weights)
 
     def _strengths(self, input: Tensor, target: Tensor) -> Tensor:
-        return self.strength(facts(self._even(input), self._even(target))).sigmoid()
+        return self.strength(facts(self.even(input), self.even(target))).sigmoid()
 
-    def _even(self, latents: Tensor) -> Tensor:
+    def even(self, latents: Tensor) -> Tensor:
+        """Latents [..., D, F] with values near 1: what the layers see."""
         return (latents - self.latent_mean[:, None]) / self.latent_spread[:, None]
 
     def _uneven(self, latents: Tensor) -> Tensor:

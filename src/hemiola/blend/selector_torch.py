@@ -18,7 +18,8 @@ from hemiola.blend.config import BlendConfig
 from hemiola.blend.lattice import COLUMN_FRAMES, RATIO_STEP, Lattice, Layer
 from hemiola.blend.windows_torch import cut_and_stretch, placed, room
 
-SMOOTHING_FRAMES = 8
+SMOOTHING_FRAMES = 16
+FAINTEST = 0.05  # power below which a moment counts as silent
 SHORTLIST = 6  # cells a window that are weighed against each other in training
 APART_FRAMES = 48  # two pairs of windows differ by this much in one of the clips at least
 GAIN_SCALE = 20.0
@@ -59,7 +60,8 @@ class CorrelationSelector(nn.Module):
     def __init__(self, config: BlendConfig) -> None:
         super().__init__()
         self.config, self.lattice = config, Lattice(config)
-        self.embed = nn.Conv1d(config.latent_dim, config.embedding_dim, 1, bias=False)
+        self.embed = nn.Conv1d(config.latent_dim, config.embedding_dim, 3, padding=1, bias=False)
+        nn.init.normal_(self.embed.weight, std=(3 * config.latent_dim) ** -0.5)
         self.gain = nn.Parameter(torch.zeros(()))
         self.shared = nn.Sequential(
             nn.Linear(4 * config.latent_dim, 32), nn.GELU(), nn.Linear(32, config.pairs, bias=False)
@@ -103,11 +105,14 @@ class CorrelationSelector(nn.Module):
         return torch.cat([self._layer_scores(input, target, layer) for layer in self.lattice.layers], 1)
 
     def _moments(self, clip: Tensor) -> Tensor:
-        """Latents [B, D, T] -> [B, E, T], each value relative to the clip's own mean and spread, and smooth."""
-        centred = clip - clip.mean(-1, keepdim=True)
-        even = centred / (centred.square().mean(-1, keepdim=True) + EPSILON).sqrt()
-        padded = F.pad(self.embed(even), (SMOOTHING_FRAMES // 2, SMOOTHING_FRAMES // 2 - 1), mode="replicate")
-        return F.avg_pool1d(padded, SMOOTHING_FRAMES, 1)
+        """Latents [B, D, T] -> [B, E, T]: how much of each of E patterns there is at a moment, as the clip goes.
+
+        It is the power of a pattern that counts: latents keep the phase of the waveform, and two performances of one
+        passage have hardly anything in common frame by frame.
+        """
+        power = self.embed(_even(clip)).square()
+        padded = F.pad(power, (SMOOTHING_FRAMES // 2, SMOOTHING_FRAMES // 2 - 1), mode="replicate")
+        return _even((F.avg_pool1d(padded, SMOOTHING_FRAMES, 1) + FAINTEST).log())
 
     def _layer_scores(self, input: Tensor, target: Tensor, layer: Layer) -> Tensor:
         a, b = _sampled(input, layer.input_frames), _sampled(target, layer.target_frames)
@@ -228,6 +233,12 @@ def _sampled(moments: Tensor, frames: object) -> Tensor:
     positions = torch.as_tensor(frames, dtype=moments.dtype, device=moments.device)
     before = positions.floor().long().clamp(max=moments.shape[-1] - 2)
     return torch.lerp(moments[..., before], moments[..., before + 1], positions - before)
+
+
+def _even(clip: Tensor) -> Tensor:
+    """[B, D, T] -> the same with mean 0 and power 1 over time."""
+    centred = clip - clip.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + EPSILON).sqrt()
 
 
 def _peak(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:

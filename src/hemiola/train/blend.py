@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from hemiola.blend.config import BlendConfig
 from hemiola.blend.network_torch import Blended, BlendNetwork, save
 from hemiola.codec.encodec_torch import Encodec
 from hemiola.errors import InputError
 from hemiola.timebase import Timebase
-from hemiola.train import losses, ranks
+from hemiola.train import blend_losses, losses
 from hemiola.train.blend_losses import BLEND_LOSSES, DEFAULT_WEIGHTS, Scene
 from hemiola.train.discriminators import LatentDiscriminator
 
@@ -73,9 +74,11 @@ class BlendTraining(L.LightningModule):
         self.frozen = Frozen(codec)
         self.clock: Timebase = codec.config.timebase
         self.weights = recipe.weights
-        config = network.config
-        size = config.dimensions
-        self.discriminator = LatentDiscriminator(config.latent_dim, size.width) if self.weights["adversarial"] else None
+        self.discriminator = _discriminator(network.config) if self.weights["adversarial"] else None
+
+    def on_fit_start(self) -> None:
+        """The codec comes along to where the network is."""
+        self.frozen.codec.to(self.device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for the network, where the selector has a rate of its own, and for the discriminator."""
@@ -97,7 +100,7 @@ class BlendTraining(L.LightningModule):
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         blended = self.network(batch["input"], batch["target"], self.network.noise(self.seeds(batch)))
         if self.discriminator is not None:
-            doubt = self._doubt(batch["real"], blended.output.detach())
+            doubt = self._doubt(batch["real"], blended.output.detach().flatten(0, 1))
             self._update(optimizers[1], doubt)
             self.log("train/discriminator", doubt.detach())
         terms = self.terms(blended, batch)
@@ -113,8 +116,7 @@ class BlendTraining(L.LightningModule):
 
     def terms(self, blended: Blended, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every loss that has a weight, by name."""
-        scene = self.scene(blended, batch)
-        return losses.weighted({name: lambda each=each: each(scene) for name, each in BLEND_LOSSES.items()}, self.weights)
+        return blend_losses.terms(self.scene(blended, batch), self.weights)
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum."""
@@ -139,7 +141,7 @@ class BlendTraining(L.LightningModule):
             input_ratios=windows.input_ratios,
             target_ratios=windows.target_ratios,
             latent_scale=self.network.latent_spread.square().mean(),
-            logits=None if self.discriminator is None else self.discriminator(output),
+            logits=None if self.discriminator is None else self._judge(output),
             sample_rate=self.clock.sample_rate,
         )
 
@@ -183,14 +185,22 @@ class BlendTraining(L.LightningModule):
         return self.frozen.codec.synthesize(torch.cat(parts)).chunk(3)
 
     def _doubt(self, real: Tensor, fake: Tensor) -> Tensor:
-        assert self.discriminator is not None
-        return losses.hinge_discriminator([self.discriminator(real)], [self.discriminator(fake)])
+        return losses.hinge_discriminator([self._judge(real)], [self._judge(fake)])
+
+    def _judge(self, latents: Tensor) -> Tensor:
+        return cast(LatentDiscriminator, self.discriminator)(self.network.even(latents))
 
     def _update(self, optimizer: Any, loss: Tensor) -> None:
         optimizer.zero_grad()
         self.manual_backward(loss)
         self.clip_gradients(optimizer, gradient_clip_val=self.recipe.gradient_clip, gradient_clip_algorithm="norm")
         optimizer.step()
+
+
+def _discriminator(config: BlendConfig) -> LatentDiscriminator:
+    """As wide as the composer."""
+    width = config.dimensions.width
+    return LatentDiscriminator(config.latent_dim, (width // 2, width, width, width // 2))
 
 
 class Frozen(NamedTuple):
