@@ -13,9 +13,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from hemiola.audio import io
+from hemiola.audio import io, picture
 from hemiola.audio.overview import survey
-from hemiola.cli import picture
 
 Run = Callable[..., Any]
 

@@ -44,11 +44,11 @@ def pace(tempo_bpm: int) -> str:
 def describe(score: Score, rng: np.random.Generator) -> str:
     """A caption: always the lead, mostly tempo, key and drums (or their absence), sometimes mood and other players."""
     head = _head(score, rng)
-    tempo = f"{score.tempo_bpm} bpm" if rng.random() < 0.85 else ""
+    tempo = f"{score.played_bpm} bpm" if rng.random() < 0.85 else ""
     key = _key(score, rng)
     drums = _drums(score, rng)
     others = _others(score, rng)
-    tempo = tempo or ("" if head.split()[0] in _all(_PACES) else f"{_pick(_PACES[pace(score.tempo_bpm)], rng)} tempo")
+    tempo = tempo or ("" if head.split()[0] in _all(_PACES) else f"{_pick(_PACES[pace(score.played_bpm)], rng)} tempo")
     sentence = _tags if rng.random() < 0.3 else _sentence
     return _cased(sentence(head, key, others, drums, tempo, rng), rng)
 
@@ -57,7 +57,7 @@ def _head(score: Score, rng: np.random.Generator) -> str:
     """Pace, mood and lead: "slow sad piano melody"."""
     words = []
     if rng.random() < 0.5:
-        words.append(_pick(_PACES[pace(score.tempo_bpm)], rng))
+        words.append(_pick(_PACES[pace(score.played_bpm)], rng))
     if rng.random() < 0.5:
         words.append(_pick(_MOODS[score.mode, score.energy], rng))
     lead = _pick(_LEADS[score.lead], rng)

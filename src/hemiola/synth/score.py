@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from hemiola.synth.harmony import Chord
@@ -66,7 +66,10 @@ class Harmony:
 
 @dataclass(frozen=True)
 class Score:
-    """A whole piece, planned: everything `render` and `describe` need. Events at or after `seconds` are not in it."""
+    """A whole piece, planned: everything `render` and `describe` need. Events at or after `seconds` are not in it.
+
+    `speed` is how many times as fast as written it is played; `seconds` and `when` are those of the playing.
+    """
 
     seed: int
     seconds: Fraction
@@ -80,6 +83,12 @@ class Score:
     parts: tuple[Part, ...]
     kit: str | None
     hits: tuple[Hit, ...]
+    speed: Fraction = Fraction(1)
+
+    @property
+    def played_bpm(self) -> int:
+        """The tempo that is heard, to the nearest bpm."""
+        return round(self.tempo_bpm * self.speed)
 
     @property
     def lead(self) -> str:
@@ -94,7 +103,11 @@ class Score:
     def when(self, ticks: int, late_ms: int = 0) -> Fraction:
         """The moment of a tick, in seconds from the start."""
         ticks_a_minute = TICKS_PER_BEAT * self.tempo_bpm
-        return Fraction(60_000 * ticks + ticks_a_minute * late_ms, 1000 * ticks_a_minute)
+        return Fraction(60_000 * ticks + ticks_a_minute * late_ms, 1000 * ticks_a_minute) / self.speed
+
+    def played(self, speed: Fraction) -> Score:
+        """The same notes, `speed` times as fast as now: every moment comes that much earlier, no pitch changes."""
+        return replace(self, seconds=self.seconds / speed, speed=self.speed * speed)
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,7 @@ def truth_of(score: Score) -> Truth:
     for hit in score.hits:
         drums.setdefault(hit.drum, []).append(float(score.when(hit.start_ticks, hit.late_ms)))
     return Truth(
-        tempo_bpm=score.tempo_bpm,
+        tempo_bpm=score.played_bpm,
         key=score.key,
         mode=score.mode,
         lead=score.lead,
