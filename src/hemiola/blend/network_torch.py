@@ -100,11 +100,15 @@ class BlendNetwork(nn.Module):
         self.latent_spread.copy_(spread.clamp(min=1e-6))
 
     def _cut(self, clip: Tensor, starts: Tensor, ratios: Tensor, weights: Tensor | None) -> Tensor:
-        """Windows [B, P, D, F]; of a shortlist the chosen one, with the gradient of the mix of all."""
-        windows = cut_and_stretch(clip, starts.flatten(1), ratios.flatten(1), self.config.output_frames)
+        """Windows [B, P, D, F]: of a shortlist what was chosen, with the gradient of the mix of all (straight through)."""
+        frames = self.config.output_frames
         if weights is None:
-            return windows
-        return torch.einsum("bpsdf,bps->bpdf", windows.unflatten(1, starts.shape[1:]), weights)
+            return cut_and_stretch(clip, starts, ratios, frames)
+        chosen = cut_and_stretch(clip, starts[..., 0], ratios[..., 0], frames)
+        with torch.no_grad():
+            listed = cut_and_stretch(clip, starts.flatten(1), ratios.flatten(1), frames).unflatten(1, starts.shape[1:])
+        # Adds nothing, and tells each weight how the loss would change with a little more of its window.
+        return chosen + torch.einsum("bpsdf,bps->bpdf", listed, weights - weights.detach())
 
     def _strengths(self, input: Tensor, target: Tensor) -> Tensor:
         return self.strength(facts(self.even(input), self.even(target))).sigmoid()

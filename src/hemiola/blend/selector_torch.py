@@ -20,7 +20,7 @@ from hemiola.blend.windows_torch import cut_and_stretch, placed, room
 
 SMOOTHING_FRAMES = 16
 FAINTEST = 0.05  # power below which a moment counts as silent
-SHORTLIST = 6  # cells a window that are weighed against each other in training
+SHORTLIST = 4  # cells a window that are weighed against each other in training
 APART_FRAMES = 48  # two pairs of windows differ by this much in one of the clips at least
 GAIN_SCALE = 20.0
 SHARED_LIMIT = 0.1  # of the logarithm: how far both clips may be read faster or slower together
@@ -32,7 +32,7 @@ class Windows:
     """Which windows: starts in frames [B, P], ratios [B, P] in source frames a frame, of the input and the target.
 
     In training there is an axis more, [B, P, S], of a shortlist whose first is what was chosen; `weights` [B, P, S] are
-    1 for it and 0 for the others, with the gradient of a softmax over all.
+    the softmax over it, which is what could have been chosen, and how readily.
     """
 
     input_starts: Tensor
@@ -85,10 +85,7 @@ class CorrelationSelector(nn.Module):
         windows = self._read(around, found, self._shared_ratios(input, target))
         if noise is None:
             return Windows(*(each[..., 0] for each in windows.parts))
-        soft = (self._strength * found[..., 0] + self.prior[cells]).softmax(-1)
-        hard = torch.zeros_like(soft)
-        hard[..., 0] = 1
-        windows.weights = hard + soft - soft.detach()
+        windows.weights = (self._strength * found[..., 0] + self.prior[cells]).softmax(-1)
         return windows
 
     @property

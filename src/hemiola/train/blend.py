@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from hemiola.blend.config import BlendConfig
 from hemiola.blend.network_torch import Blended, BlendNetwork, save
@@ -20,6 +21,7 @@ from hemiola.train import blend_losses, losses
 from hemiola.train.blend_losses import BLEND_LOSSES, DEFAULT_WEIGHTS, Scene
 from hemiola.train.discriminators import LatentDiscriminator
 
+BYTES_AT_ONCE = 8 * 2**20  # of the decoder's widest layer
 REFERENCES = ("window", "center")
 
 
@@ -44,7 +46,7 @@ class BlendRecipe:
     discriminator_learning_rate: float = 1e-4
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
-    decode_seconds: float | None = 2.0
+    decode_seconds: float | None = 1.0
     reference: str = "window"
     seed: int = 0
 
@@ -106,13 +108,16 @@ class BlendTraining(L.LightningModule):
         terms = self.terms(blended, batch)
         total = self.total(terms)
         self._update(optimizers[0], total)
-        self.log_dict({"train/loss": total.detach(), **{f"train/{name}": term.detach() for name, term in terms.items()}})
+        found = {"loss": total, **terms}
+        self.log_dict({f"train/{name}": term.detach() for name, term in found.items()})
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        """The training's losses, of the windows that are the best."""
-        terms = self.terms(self.network(batch["input"], batch["target"]), batch)
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Blended:
+        """The training's losses, of the windows that are the best; gives what was composed to whoever watches."""
+        blended = self.network(batch["input"], batch["target"])
+        terms = self.terms(blended, batch)
         found = {"valid/loss": self.total(terms), **{f"valid/{name}": term for name, term in terms.items()}}
         self.log_dict(found, sync_dist=True, batch_size=len(batch["item"]))
+        return blended
 
     def terms(self, blended: Blended, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every loss that has a weight, by name."""
@@ -182,7 +187,18 @@ class BlendTraining(L.LightningModule):
         if firsts is not None:
             frames = firsts[:, None] + torch.arange(self._crop_frames, device=firsts.device)
             parts = [part.gather(2, frames[:, None, :].expand(-1, part.shape[1], -1)) for part in parts]
-        return self.frozen.codec.synthesize(torch.cat(parts)).chunk(3)
+        return self._sound(torch.cat(parts)).chunk(3)
+
+    def _sound(self, latents: Tensor) -> Tensor:
+        """Latents [N, D, f] -> audio, a few rows at a time; what the decoder did in between is worked out once more.
+
+        All at once would keep every layer of every row, which takes gigabytes and, on a CPU, more time than it saves.
+        """
+        config = self.frozen.codec.config
+        row = 4 * config.num_filters * self.clock.samples_of(latents.shape[-1])
+        pieces = latents.split(max(1, BYTES_AT_ONCE // row))
+        decode = self.frozen.codec.synthesize
+        return torch.cat([checkpoint(decode, piece, use_reentrant=False) for piece in pieces])
 
     def _doubt(self, real: Tensor, fake: Tensor) -> Tensor:
         return losses.hinge_discriminator([self._judge(real)], [self._judge(fake)])

@@ -89,7 +89,7 @@ def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
     if codec_values and model_values:
         raise InputError("sections codec and model: a codec starts from one or the other, leave one out")
     if codec_values:
-        codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
+        codec = trained_codec(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", device_of(run)))
     else:
         codec = Encodec(configs.build(EncodecConfig, model_values, "model"))
         codecs.initialise(codec)
@@ -120,7 +120,7 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     check_folder(run, resume)
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(MusicgenRecipe, recipe_values, "recipe")
-    codec = _trained(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", _device(run)))
+    codec = trained_codec(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", device_of(run)))
     codec.eval().requires_grad_(False)
     parts = _clips(data, progress)
     L.seed_everything(run.seed, verbose=False)
@@ -168,7 +168,8 @@ def _clips(data: Data, progress: Progress | None) -> tuple[list[Clip], list[Clip
     return clips(Path(data.folder) / "train"), clips(Path(data.folder) / "valid")
 
 
-def _trained(wanted: TrainedCodec, choice: Backend) -> Encodec:
+def trained_codec(wanted: TrainedCodec, choice: Backend) -> Encodec:
+    """The codec of a config's section `codec`, as a network of its own."""
     network = EncodecModel.from_pretrained(wanted.path, backend="torch", device=choice.device).network
     # A network of its own: what was loaded may share memory with the file.
     codec = Encodec(network.config).to(choice.device)
@@ -193,5 +194,6 @@ def _tokenizer_of(start: Path, folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _device(run: Run) -> str:
+def device_of(run: Run) -> str:
+    """Where a run computes, by the backend's name for it."""
     return {"gpu": "cuda"}.get(run.accelerator, run.accelerator)
