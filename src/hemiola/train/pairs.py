@@ -120,22 +120,25 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def prepare(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder of a dataset; one that was made with other settings is refused with InputError."""
+    """Make the folder of a dataset; InputError where it holds one made with other settings, or something else."""
     found = read_settings(folder)
     for name, value in settings.items():
         if found is not None and found.get(name) != value:
             told = f"{name} {found.get(name)}, not {value}"
             raise InputError(f"{folder} already holds a dataset made with {told}: choose another folder")
     try:
-        (Path(folder) / CLIPS).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if found is None and any(Path(folder).iterdir()):
+            raise InputError(f"{folder} holds something else than a dataset of pairs: choose another folder")
+        write_settings(folder, {**(found or {}), **settings})
+        (Path(folder) / CLIPS).mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be a folder: {error.strerror}") from None
-    write_settings(folder, {**(found or {}), **settings})
+        raise OutputError(f"{folder} cannot hold a dataset: {error.strerror}") from None
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Say how a dataset was made."""
-    _write(Path(folder) / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+    _write(Path(folder) / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
 def write(folder: Path, cuts: Iterable[Cut], pairs: Iterable[Pair]) -> None:
@@ -146,7 +149,7 @@ def write(folder: Path, cuts: Iterable[Cut], pairs: Iterable[Pair]) -> None:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON, one row a line; the file appears whole."""
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _write(path: Path, text: str) -> None:
