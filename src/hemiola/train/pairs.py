@@ -10,10 +10,10 @@ latents/KEY/       the clips as a codec's latents, NAME.npy each; KEY stands for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from hemiola.audio import io
 from hemiola.audio.writing import replacing
 from hemiola.errors import InputError, OutputError
+
+Row = TypeVar("Row")
 
 SPLITS = ("train", "valid")
 SETTINGS, MANIFEST, PAIRS, CLIPS, LATENTS = "dataset.json", "manifest.jsonl", "pairs.jsonl", "clips", "latents"
@@ -98,11 +100,8 @@ def read(folder: str | Path) -> PairFolder:
     settings = read_settings(folder)
     if settings is None or not (folder / PAIRS).is_file():
         raise InputError(f"{folder} is not a finished dataset of pairs: make one with hemiola pairs")
-    cuts = {row["clip"]: Cut(**row) for row in _rows(folder / MANIFEST, Cut)}
-    pairs = tuple(
-        Pair(**{**row, "truth": Stretch(**row["truth"]) if row.get("truth") else None})
-        for row in _rows(folder / PAIRS, Pair)
-    )
+    cuts = {cut.clip: cut for cut in _rows(folder / MANIFEST, lambda row: Cut(**row))}
+    pairs = tuple(_rows(folder / PAIRS, _pair))
     lost = sorted({name for pair in pairs for name in (pair.input, pair.target)} - set(cuts))
     if lost:
         raise InputError(f"{folder / PAIRS} names the clip {lost[0]}, which {MANIFEST} lacks: run hemiola pairs again")
@@ -113,7 +112,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     """What a dataset says about how it was made; None where there is no dataset."""
     try:
         return dict(json.loads((Path(folder) / SETTINGS).read_text("utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError):
         raise InputError(f"{Path(folder) / SETTINGS} cannot be read: remove it, or choose another folder") from None
@@ -157,7 +156,13 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
-def _rows(path: Path, kind: type) -> list[dict[str, Any]]:
+def _pair(row: dict[str, Any]) -> Pair:
+    truth = row.get("truth")
+    return Pair(**{**row, "truth": None if truth is None else Stretch(**truth)})
+
+
+def _rows(path: Path, made: Callable[[dict[str, Any]], Row]) -> list[Row]:
+    """What `made` makes of each row of a file; raises InputError that names the line."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
@@ -165,8 +170,7 @@ def _rows(path: Path, kind: type) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-            kind(**rows[-1])
-        except (ValueError, TypeError):
+            rows.append(made(json.loads(line)))
+        except (ValueError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: not a row of this dataset; run hemiola pairs again") from None
     return rows
