@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hemiola.audio.resample import resample
 from hemiola.errors import AudioError, InputError
 from hemiola.timebase import Seconds, Timebase
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus")
+from hemiola.train.sources import AUDIO_SUFFIXES
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hemiola.audio.writing import replacing
+from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
 from hemiola.errors import InputError
 from hemiola.train.pairs import LATENTS, Cut, Pair, PairFolder
@@ -28,8 +29,7 @@ class LatentCache:
     """
 
     def __init__(self, dataset: PairFolder, codec: Encodec) -> None:
-        if codec.config.channels != 1 or codec.config.chunk_length is not None:
-            raise InputError("pairs are for a codec with one channel and no chunks, as facebook/encodec_24khz is")
+        check_codec(codec.config)
         if codec.config.sampling_rate != dataset.settings.get("sample_rate"):
             raise InputError(
                 f"{dataset.folder} holds clips at {dataset.settings.get('sample_rate')} Hz, the codec takes "
@@ -56,6 +56,12 @@ class LatentCache:
         if not np.abs(latents).max() <= np.finfo(np.float16).max:
             raise InputError(f"the codec's latents of {clip} are not finite or beyond 65504: choose another codec")
         return latents.astype(np.float16)
+
+
+def check_codec(config: EncodecConfig) -> None:
+    """Raise InputError for a codec whose latents cannot be blended."""
+    if config.channels != 1 or config.chunk_length is not None:
+        raise InputError("pairs need a codec with one channel and without chunks, such as facebook/encodec_24khz")
 
 
 class PairLatents(Dataset):

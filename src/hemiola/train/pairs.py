@@ -10,10 +10,10 @@ latents/KEY/       the clips as a codec's latents, NAME.npy each; KEY stands for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from hemiola.audio import io
 from hemiola.audio.writing import replacing
 from hemiola.errors import InputError, OutputError
+
+Row = TypeVar("Row")
 
 SPLITS = ("train", "valid")
 SETTINGS, MANIFEST, PAIRS, CLIPS, LATENTS = "dataset.json", "manifest.jsonl", "pairs.jsonl", "clips", "latents"
@@ -98,11 +100,8 @@ def read(folder: str | Path) -> PairFolder:
     settings = read_settings(folder)
     if settings is None or not (folder / PAIRS).is_file():
         raise InputError(f"{folder} is not a finished dataset of pairs: make one with hemiola pairs")
-    cuts = {row["clip"]: Cut(**row) for row in _rows(folder / MANIFEST, Cut)}
-    pairs = tuple(
-        Pair(**{**row, "truth": Stretch(**row["truth"]) if row.get("truth") else None})
-        for row in _rows(folder / PAIRS, Pair)
-    )
+    cuts = {cut.clip: cut for cut in _rows(folder / MANIFEST, lambda row: Cut(**row))}
+    pairs = tuple(_rows(folder / PAIRS, _pair))
     lost = sorted({name for pair in pairs for name in (pair.input, pair.target)} - set(cuts))
     if lost:
         raise InputError(f"{folder / PAIRS} names the clip {lost[0]}, which {MANIFEST} lacks: run hemiola pairs again")
@@ -113,29 +112,32 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     """What a dataset says about how it was made; None where there is no dataset."""
     try:
         return dict(json.loads((Path(folder) / SETTINGS).read_text("utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError):
         raise InputError(f"{Path(folder) / SETTINGS} cannot be read: remove it, or choose another folder") from None
 
 
 def prepare(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder of a dataset; one that was made with other settings is refused with InputError."""
+    """Make the folder of a dataset; InputError where it holds one made with other settings, or something else."""
     found = read_settings(folder)
     for name, value in settings.items():
         if found is not None and found.get(name) != value:
             told = f"{name} {found.get(name)}, not {value}"
             raise InputError(f"{folder} already holds a dataset made with {told}: choose another folder")
     try:
-        (Path(folder) / CLIPS).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if found is None and any(Path(folder).iterdir()):
+            raise InputError(f"{folder} holds something else than a dataset of pairs: choose another folder")
+        write_settings(folder, {**(found or {}), **settings})
+        (Path(folder) / CLIPS).mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be a folder: {error.strerror}") from None
-    write_settings(folder, {**(found or {}), **settings})
+        raise OutputError(f"{folder} cannot hold a dataset: {error.strerror}") from None
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Say how a dataset was made."""
-    _write(Path(folder) / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+    _write(Path(folder) / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
 def write(folder: Path, cuts: Iterable[Cut], pairs: Iterable[Pair]) -> None:
@@ -146,7 +148,7 @@ def write(folder: Path, cuts: Iterable[Cut], pairs: Iterable[Pair]) -> None:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON, one row a line; the file appears whole."""
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _write(path: Path, text: str) -> None:
@@ -154,7 +156,13 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
 
 
-def _rows(path: Path, kind: type) -> list[dict[str, Any]]:
+def _pair(row: dict[str, Any]) -> Pair:
+    truth = row.get("truth")
+    return Pair(**{**row, "truth": None if truth is None else Stretch(**truth)})
+
+
+def _rows(path: Path, made: Callable[[dict[str, Any]], Row]) -> list[Row]:
+    """What `made` makes of each row of a file; raises InputError that names the line."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
@@ -162,8 +170,7 @@ def _rows(path: Path, kind: type) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-            kind(**rows[-1])
-        except (ValueError, TypeError):
+            rows.append(made(json.loads(line)))
+        except (ValueError, TypeError, AttributeError):
             raise InputError(f"{path}, line {number}: not a row of this dataset; run hemiola pairs again") from None
     return rows

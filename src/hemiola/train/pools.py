@@ -15,11 +15,11 @@ Progress = Callable[[int, int], None]
 def spread(
     work: Callable[[Job], Done], jobs: Sequence[Job], workers: int = 1, progress: Progress | None = None
 ) -> Iterator[Done]:
-    """What `work`, a function of a module, makes of each job; with one worker it is done in this process.
+    """What `work`, a function of a module, makes of each job; with one worker or job it is done in this process.
 
     `progress` is told how many are done, and of how many.
     """
-    if workers <= 1:
+    if workers <= 1 or len(jobs) <= 1:
         yield from _counted(map(work, jobs), len(jobs), progress)
         return
     # Spawned, not forked: a fork of a process that has run torch may hang in its thread pool.

@@ -6,9 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import soundfile
@@ -18,6 +16,7 @@ from hemiola.synth.plan import plan
 from hemiola.synth.render import render
 from hemiola.synth.score import Brief, truth_of
 from hemiola.synth.seeds import split_seed, stream
+from hemiola.train.pools import spread
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,9 @@ def fill(
     ]
     for split in ("train", "valid"):
         (Path(folder) / split).mkdir(parents=True, exist_ok=True)
-    # Spawned, not forked: a fork of a process that has run torch may hang in its thread pool.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        rows: dict[Path, list[str]] = {}
-        for done, (place, row) in enumerate(pool.map(_piece, jobs, chunksize=8), 1):
-            rows.setdefault(place, []).append(row)
-            if progress:
-                progress(done, len(jobs))
+    rows: dict[Path, list[str]] = {}
+    for place, row in spread(_piece, jobs, workers, progress):
+        rows.setdefault(place, []).append(row)
     for place, lines in rows.items():
         # Beside it first: another rank of a distributed run may be reading.
         partial = place / f"captions.{os.getpid()}.partial"
