@@ -63,6 +63,14 @@ def test_places_are_true_seconds() -> None:
     assert second.target.end_seconds == pytest.approx(0.478)
 
 
+def test_in_training_it_is_the_chosen_windows_that_are_told() -> None:
+    made, sounds = blended()
+    others = [torch.stack([each, each + 7], dim=-1) for each in made.windows.parts]
+    made.windows = Windows(*others, weights=torch.tensor([1.0, 0.0]).expand(2, 2, 2))
+    found = blend_report.passages(made, sounds, CLOCK, item=1)
+    assert [(each.input, each.target) for each in found] == [(each.input, each.target) for each in passages()]
+
+
 def test_a_pair_is_told_passage_by_passage() -> None:
     made, sounds = blended()
     first, second = blend_report.rows("pair-7", passages(), made.strengths[1].tolist())

@@ -68,7 +68,7 @@ def means(found: Sequence[Row]) -> dict[str, float]:
 
 def _passage(blended: Blended, sounds: Sequence[Tensor], clock: Timebase, place: tuple[int, int]) -> Passage:
     output, input_window, target_window = (_array(sound[place]) for sound in sounds)
-    windows, frames = blended.windows, blended.output.shape[-1]
+    windows, frames = blended.windows.chosen, blended.output.shape[-1]
 
     def span(starts: Tensor, ratios: Tensor) -> Span:
         return Span.of(float(starts[place]), float(ratios[place]), frames, clock)
