@@ -158,8 +158,16 @@ def _overview(
         spectra.feed(block.mean(axis=0))
         told(length)
     columns = spectra.end(length)
-    joined = (np.concatenate(each, axis=1) for each in (lows, highs, energies))
-    return Overview(sample_rate, length, grid.column_samples, *joined, columns[:MELS], columns[MELS:])
+    return Overview(
+        sample_rate,
+        length,
+        grid.column_samples,
+        np.concatenate(lows, axis=1),
+        np.concatenate(highs, axis=1),
+        np.concatenate(energies, axis=1),
+        columns[:MELS],
+        columns[MELS:],
+    )
 
 
 class _Spectra:

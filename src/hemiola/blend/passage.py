@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,7 +76,7 @@ class Passage:
         return {**places, **levels, **copying, **verdict, **scores.component_means(self.components)}
 
 
-def diversity(passages: list[Passage]) -> float:
+def diversity(passages: Sequence[Passage]) -> float:
     """The mean window diversity of both clips, of all passages that were made of them."""
     sides = [[each.input for each in passages], [each.target for each in passages]]
     bounds = [np.array([(span.start_seconds, span.end_seconds) for span in spans]).T for spans in sides]

@@ -11,8 +11,8 @@ from hemiola.audio.overview import Overview
 
 Array = NDArray[Any]
 
-# A copy score from which a passage counts as a copy. One of two unrelated pieces at one loudness has 0.7 with their mix,
-# and 0.95 when it is 12 dB louder than the other; with noise 20 dB below it, a piece has 0.99.
+# A copy score from which a passage counts as a copy. A mix of two unrelated pieces has 0.7 with each when both are as
+# loud, and 0.95 with the one that is 12 dB louder than the other; a piece with noise 20 dB below it has 0.99.
 COPIES = 0.9
 COMPONENTS = ("input_rhythm", "input_harmony", "input_timbre", "target_rhythm", "target_harmony", "target_timbre")
 _RANGE = 1e-3  # of power: 30 dB below the loudest, where what a codec adds is as loud as what it keeps

@@ -1,4 +1,4 @@
-"""What a blend training writes when it validates: passages and their windows as sound and picture, and rows of figures."""
+"""What a blend training writes when it validates: passages and their windows as sound and picture, figures as rows."""
 
 from __future__ import annotations
 
@@ -24,21 +24,8 @@ Row = Mapping[str, Any]
 
 
 def passages(blended: Blended, sounds: Sequence[Tensor], clock: Timebase, item: int) -> list[Passage]:
-    """The passages of one pair of a batch; `sounds` are output, input and target windows, decoded, [B, P, 1, S] each."""
-    windows, frames = blended.windows, blended.output.shape[-1]
-    made = []
-    for each in range(blended.output.shape[1]):
-        output, input_window, target_window = (_array(sound[item, each]) for sound in sounds)
-        spans = [
-            Span.of(float(starts[item, each]), float(ratios[item, each]), frames, clock)
-            for starts, ratios in (
-                (windows.input_starts, windows.input_ratios),
-                (windows.target_starts, windows.target_ratios),
-            )
-        ]
-        components = _array(blended.components[item, each])
-        made.append(Passage(output, input_window, target_window, *spans, components, clock.sample_rate))
-    return made
+    """The passages of pair `item` of a batch; `sounds`: output, input and target windows decoded, [B, P, 1, S] each."""
+    return [_passage(blended, sounds, clock, (item, each)) for each in range(blended.output.shape[1])]
 
 
 def rows(name: str, made: Sequence[Passage], strengths: Sequence[float]) -> list[dict[str, Any]]:
@@ -77,6 +64,24 @@ def means(found: Sequence[Row]) -> dict[str, float]:
     names = [name for name, value in found[0].items() if isinstance(value, float)] if found else []
     shares = {"copies": float(np.mean([bool(row["copies"]) for row in found]))} if found else {}
     return {**{name: float(np.mean([row[name] for row in found])) for name in names}, **shares}
+
+
+def _passage(blended: Blended, sounds: Sequence[Tensor], clock: Timebase, place: tuple[int, int]) -> Passage:
+    output, input_window, target_window = (_array(sound[place]) for sound in sounds)
+    windows, frames = blended.windows.chosen, blended.output.shape[-1]
+
+    def span(starts: Tensor, ratios: Tensor) -> Span:
+        return Span.of(float(starts[place]), float(ratios[place]), frames, clock)
+
+    return Passage(
+        output=output,
+        input_window=input_window,
+        target_window=target_window,
+        input=span(windows.input_starts, windows.input_ratios),
+        target=span(windows.target_starts, windows.target_ratios),
+        components=_array(blended.components[place]),
+        sample_rate=clock.sample_rate,
+    )
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
