@@ -3,34 +3,85 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import line
 import pytest
 import torch
 
+from hemiola.errors import HemiolaError
 from hemiola.train import runs
+from hemiola.train.codec import CodecTraining
+from hemiola.train.fit import fit
+from hemiola.train.musicgen import MusicgenTraining
 
 Config = dict[str, Any]
 
 
-def train(configs: list[tuple[str, Config]]) -> None:
+KINDS = {"codec": runs.train_codec, "musicgen": runs.train_musicgen}
+MODULES = {"codec": CodecTraining, "musicgen": MusicgenTraining}
+
+
+def train(configs: list[tuple[str, Config]], resume: bool = False) -> None:
     usual = runs.fit
     try:
         runs.fit = lambda *args, **kwargs: usual(*args, **kwargs, progress=False)
         for kind, config in configs:
-            {"codec": runs.train_codec, "musicgen": runs.train_musicgen}[kind](config)
+            KINDS[kind](config, resume=resume)
     finally:
         runs.fit = usual
 
 
-def run_rank(rank: int, port: int, configs: list[tuple[str, Config]]) -> None:
+def connect(rank: int, port: int) -> None:
+    """Tell a process what a launcher would."""
     torch.set_num_threads(1)
-    # What a launcher tells its processes.
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def run_rank(rank: int, port: int, configs: list[tuple[str, Config]]) -> None:
+    connect(rank, port)
     train(configs)
+    torch.distributed.destroy_process_group()
+
+
+def run_until_killed(rank: int, port: int, kind: str, config: Config, step: int) -> None:
+    """Die in the middle of a step, with nothing saved on the way out."""
+    connect(rank, port)
+    usual = MODULES[kind].training_step
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(self, batch, batch_idx)
+
+    MODULES[kind].training_step = training_step
+    train([(kind, config)])
+
+
+def run_again(rank: int, port: int, kind: str, config: Config, whole: Config) -> None:
+    connect(rank, port)
+    train([(kind, config)], resume=True)
+    train([(kind, whole)])
+    torch.distributed.destroy_process_group()
+
+
+def run_lines(rank: int, port: int, folder: Path) -> None:
+    """One run that ends early though only rank 1 sees no progress; one whose item for rank 1 is not finite."""
+    connect(rank, port)
+    scores = [5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0]
+    early = line.run(folder / "early", devices=2, monitor="valid/score", patience=2)
+    module = line.Line(scores if rank == 0 else scores[::-1])
+    fit(module, line.points(early), early, progress=False)
+    torch.save(module.state_dict(), folder / f"early-{rank}.pt")
+    broken = line.run(folder / "broken", devices=2, checkpoint_every_steps=1)
+    module = line.Line(scores, manual=True)
+    with pytest.raises(HemiolaError, match=r"a loss is not finite at step 3: loss nan, size 1\."):
+        fit(module, line.points(broken, poisoned=[7]), broken, progress=False)
+    torch.save(module.state_dict(), folder / f"broken-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -67,3 +118,30 @@ def test_two_processes_train_what_one_does(
                 far[f"{kind}: {name}"] = (found[name] - tensor).abs().max().item()
         assert (Path(two["run"]["folder"]) / "checkpoint" / "model.safetensors").is_file()
     assert not far
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["codec", "musicgen"])
+def test_a_killed_run_of_two_processes_is_resumed_exactly(
+    kind: str, codec_config: Callable[..., Config], musicgen_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    make = {"codec": codec_config, "musicgen": musicgen_config}[kind]
+    parts, whole = (make(folder=str(tmp_path / name), devices=2, steps=8) for name in ("parts", "whole"))
+    with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
+        torch.multiprocessing.spawn(run_until_killed, (free_port(), kind, parts, 5), nprocs=2)
+    assert line.done(tmp_path / "parts") == 4
+    torch.multiprocessing.spawn(run_again, (free_port(), kind, parts, whole), nprocs=2)
+    expected, found = parameters(whole), parameters(parts)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.slow
+def test_what_ends_one_process_ends_both(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(run_lines, (free_port(), tmp_path), nprocs=2)
+    for name, steps in (("early", 3), ("broken", 3)):
+        assert line.done(tmp_path / name) == steps
+        kept = line.weights(tmp_path / name)
+        for rank in (0, 1):
+            left = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
+            assert all(torch.equal(kept[key], each) for key, each in left.items())

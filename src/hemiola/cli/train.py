@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,28 +16,44 @@ app = typer.Typer(help="Train a codec or a language model from one YAML file.", 
 
 Config = Annotated[Path, typer.Option("--config", help="The run's YAML file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
+AutoResume = Annotated[
+    bool,
+    typer.Option("--auto-resume", help="Go on where there is a checkpoint, else begin: for requeued jobs."),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any key of the config, as section.key=value.")]
 
 
 @app.command()
-def codec(config: Config, overrides: Overrides = None, resume: Resume = False) -> None:
+def codec(config: Config, overrides: Overrides = None, resume: Resume = False, auto_resume: AutoResume = False) -> None:
     """Train an EnCodec on a folder of audio."""
-    values = _module("config").read(config, overrides or [])
-    with screen.phase_bars() as progress:
-        folder = _module("runs").train_codec(values, resume=resume, progress=progress)
-    screen.written(folder)
+    _train("train_codec", config, overrides, resume, auto_resume)
 
 
 @app.command()
-def musicgen(config: Config, overrides: Overrides = None, resume: Resume = False) -> None:
+def musicgen(
+    config: Config, overrides: Overrides = None, resume: Resume = False, auto_resume: AutoResume = False
+) -> None:
     """Train a MusicGen on audio with captions.
 
     A folder of both is read or composed first; the tokens are those of a codec that is trained already.
     """
+    _train("train_musicgen", config, overrides, resume, auto_resume)
+
+
+def _train(what: str, config: Path, overrides: list[str] | None, resume: bool, auto_resume: bool) -> None:
+    """Run one of `hemiola.train.runs` and name the folder that it wrote; of many processes, one does."""
     values = _module("config").read(config, overrides or [])
+    resume = resume or (auto_resume and _has_checkpoint(values))
     with screen.phase_bars() as progress:
-        folder = _module("runs").train_musicgen(values, resume=resume, progress=progress)
-    screen.written(folder)
+        folder = getattr(_module("runs"), what)(values, resume=resume, progress=progress)
+    if _module("ranks").leads():
+        screen.written(folder)
+
+
+def _has_checkpoint(config: dict[str, Any]) -> bool:
+    run = config.get("run")
+    folder = run.get("folder") if isinstance(run, dict) else None
+    return isinstance(folder, str) and _module("checkpoints").resumable(folder)
 
 
 def _module(name: str) -> ModuleType:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 
+from hemiola.audio.writing import replacing
 from hemiola.backend import Backend, choose
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
@@ -182,7 +183,8 @@ def _tokenizer(folder: Path, clips: list[Clip], text: Text) -> Tokenizer:
     path = folder / tokenizers.FILE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        learn_tokenizer([clip.caption for clip in clips], text.words).save(str(path))
+        with replacing(path, force=True) as partial:  # another rank may be writing the same
+            learn_tokenizer([clip.caption for clip in clips], text.words).save(str(partial))
     return Tokenizer.from_folder(folder)
 
 

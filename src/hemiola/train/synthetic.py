@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +56,8 @@ def fill(
     for place, row in spread(_piece, jobs, workers, progress):
         rows.setdefault(place, []).append(row)
     for place, lines in rows.items():
-        # Beside it first: another rank of a distributed run may be reading.
-        partial = place / f"captions.{os.getpid()}.partial"
+        # Beside it first: another rank of a distributed run may be reading, or writing the same.
+        partial = _beside(place / "captions.jsonl")
         partial.write_text("\n".join(lines) + "\n", "utf-8")
         partial.replace(place / "captions.jsonl")
     return Path(folder) / "train", Path(folder) / "valid"
@@ -70,10 +70,14 @@ def _piece(job: tuple[Path, str, int, Synthetic]) -> tuple[Path, str]:
     score = plan(seed, str(wanted.seconds), wanted.brief(index))
     if not path.exists():
         audio = render(score, sample_rate=wanted.sample_rate, channels=wanted.channels)
-        partial = path.with_suffix(".partial")
+        partial = _beside(path)
         soundfile.write(partial, audio.T, wanted.sample_rate, subtype="PCM_16", format="FLAC")
         partial.replace(path)
     caption = describe(score, stream(seed, "caption"))
     truth = truth_of(score)
     row = {"file": path.name, "caption": caption, "starts": truth.beat_seconds, "seed": seed}
     return folder, json.dumps({**row, "truth": dataclasses.asdict(truth)}, default=float)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(f".{secrets.token_hex(4)}.partial")

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch.utils.data import Dataset
 
+from hemiola.audio.writing import replacing
 from hemiola.codec.encodec_torch import Encodec
 from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.tokenizer import Tokenizer
@@ -50,9 +51,8 @@ class TokenCache:
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             tensors = {f"{number:04d}": codes for number, codes in enumerate(self._encode(clips))}
-            partial = path.with_suffix(".partial")
-            save_file(tensors, partial)
-            partial.replace(path)
+            with replacing(path, force=True) as partial:  # another rank may be writing the same
+                save_file(tensors, partial)
         stored = load_file(path)
         return [stored[key] for key in sorted(stored)]
 
