@@ -49,6 +49,15 @@ def clips() -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a validation that was written twice, at first with one passage only."""
+    folder = tmp_path_factory.mktemp("report") / "step-10"
+    for count in (1, 2):
+        blend_report.write(folder, "pair-7", clips(), passages()[:count])
+    return folder
+
+
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
@@ -107,15 +116,13 @@ def test_means_are_those_of_the_columns() -> None:
     assert blend_report.means([]) == {}
 
 
-def test_sounds_and_pictures_are_written(tmp_path: Path) -> None:
+def test_sounds_and_pictures_are_written(written: Path) -> None:
     made = passages()
-    for count in (1, 2):  # the second time replaces what was there
-        blend_report.write(tmp_path / "step-10", "pair-7", clips(), made[:count])
     sounds = {f"pair-7-{number}{ending}.wav" for number in (1, 2) for ending in ("", "-input", "-target")}
-    assert {path.name for path in (tmp_path / "step-10").iterdir()} == sounds | {"pair-7-1.png", "pair-7-2.png"}
+    assert {path.name for path in written.iterdir()} == sounds | {"pair-7-1.png", "pair-7-2.png"}
     expected = {"": made[1].output, "-input": made[1].input_window, "-target": made[1].target_window}
     for ending, samples in expected.items():
-        heard, rate = soundfile.read(tmp_path / "step-10" / f"pair-7-2{ending}.wav", dtype="float32")
+        heard, rate = soundfile.read(written / f"pair-7-2{ending}.wav", dtype="float32")
         np.testing.assert_array_equal(heard, samples[0])
         assert rate == 2000
 
@@ -125,10 +132,9 @@ def coloured(shown: np.ndarray, colour: str) -> np.ndarray:
     return np.abs(shown - wanted).max(axis=2) <= 2
 
 
-def test_a_picture_shows_where_the_windows_lie(tmp_path: Path) -> None:
-    blend_report.write(tmp_path, "a", clips(), passages())
+def test_a_picture_shows_where_the_windows_lie(written: Path) -> None:
     for number, span in ((1, (0.0, 0.595)), (2, (0.8, 1.2))):
-        shown = pixels(tmp_path / f"a-{number}.png")[:220]  # where the input's whole clip is
+        shown = pixels(written / f"pair-7-{number}.png")[:220]  # where the input's whole clip is
         grey = np.flatnonzero(coloured(shown, "#9db4c8").any(axis=0))
         blue = np.flatnonzero(coloured(shown, picture.INPUT).any(axis=0))
         whole = min(grey[0], blue[0]), max(grey[-1], blue[-1])
@@ -136,9 +142,8 @@ def test_a_picture_shows_where_the_windows_lie(tmp_path: Path) -> None:
         np.testing.assert_allclose(seconds, span, atol=0.03)
 
 
-def test_a_picture_has_all_six_weights(tmp_path: Path) -> None:
-    blend_report.write(tmp_path, "a", clips(), passages())
-    bottom = pixels(tmp_path / "a-1.png")[-260:]
+def test_a_picture_has_all_six_weights(written: Path) -> None:
+    bottom = pixels(written / "pair-7-1.png")[-260:]
     for shade in picture.SHADES:
         assert coloured(bottom, shade).sum() > 3000, shade
 
