@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from hemiola.blend.config import BlendConfig
 from hemiola.blend.layers_torch import ComponentWeights, Composer, Extractors, Tonality
 from hemiola.blend.selector_torch import CorrelationSelector, PooledSelector, Windows, facts
 from hemiola.blend.windows_torch import cut_and_stretch
+from hemiola.codec.encodec_torch import Encodec
 from hemiola.weights import keys
 
 
@@ -138,3 +141,38 @@ def save(network: BlendNetwork, folder: str | Path) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(network.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass
+class Parts:
+    """What `render` gives, in numpy: P passages with their windows.
+
+    sounds: output, input window and target window of each, [P, 3, 1, samples]. components: [P, 6, F]. windows: start and
+    ratio of the input, then of the target, [P, 4], starts in frames. strengths: of the tonality, [2].
+    """
+
+    sounds: NDArray[np.float32]
+    components: NDArray[np.float32]
+    windows: NDArray[np.float32]
+    strengths: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def render(
+    network: BlendNetwork,
+    codec: Encodec,
+    input: NDArray[np.float32],
+    target: NDArray[np.float32],
+    seed: int | None = None,
+) -> Parts:
+    """Latents [1, D, T] of two clips -> passages, decoded; with a seed the windows are drawn."""
+    device = network.latent_mean.device
+    clips = [torch.from_numpy(each).to(device) for each in (input, target)]
+    noise = None if seed is None else network.noise([seed])
+    blended = network(*clips, noise)
+    heard = torch.stack([blended.output[0], blended.input_window[0], blended.target_window[0]], 1)
+    # One after another: a passage's three sounds are as much as has to be in memory at once.
+    sounds = torch.stack([codec.synthesize(each) for each in heard])
+    windows = torch.stack(blended.windows.parts, -1)[0]
+    found = (sounds, blended.components[0], windows, blended.strengths[0])
+    return Parts(*(each.float().cpu().numpy() for each in found))

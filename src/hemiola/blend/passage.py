@@ -71,9 +71,14 @@ class Passage:
         }
         names = ("input", "output", "target")
         levels = {f"{name}_rms": overview.rms for name, overview in zip(names, self.overviews, strict=True)}
+        return {**places, **levels, **self.scores}
+
+    @property
+    def scores(self) -> dict[str, float | str]:
+        """Copy scores of both sources, which of them it copies, and mean component weights, by name."""
         copying = {f"copy_{name}": score for name, score in self.copy_scores.items()}
         verdict = {"copies": scores.copied(self.copy_scores)}
-        return {**places, **levels, **copying, **verdict, **scores.component_means(self.components)}
+        return {**copying, **verdict, **scores.component_means(self.components)}
 
 
 def diversity(passages: Sequence[Passage]) -> float:
