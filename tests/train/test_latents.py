@@ -225,10 +225,19 @@ def test_what_cannot_be_given_is_refused_at_once(dataset: PairFolder, settings: 
         PairLatents(dataset, **wanted)
 
 
-def test_two_tracks_alone_have_nothing_real_beside_them(tmp_path: Path) -> None:
-    dataset = numbered(tmp_path / "two", {"a1": "a", "b1": "b"}, [Pair("train", "a1", "b1")])
+def test_what_is_real_needs_a_track_of_its_own(tmp_path: Path) -> None:
+    across = numbered(tmp_path / "across", {"a1": "a", "b1": "b"}, [Pair("train", "a1", "b1")])
     with pytest.raises(InputError, match="needs a track beside those of each pair"):
-        given(dataset)
+        given(across)
+    # Within tracks two are enough, as long as targets stay in theirs.
+    tracks = {f"{track}{place}": track for track in "ab" for place in (1, 2)}
+    made = [Pair("train", f"{track}{place}", f"{track}{3 - place}") for track in "ab" for place in (1, 2)]
+    within = numbered(tmp_path / "within", tracks, made)
+    for item in range(8):
+        one = given(within, seed=0)[item]
+        assert clip_of(within, one["real"])[0][0] != clip_of(within, one["input"])[0][0]
+    with pytest.raises(InputError, match="needs a track beside those of each pair"):
+        given(within, mode="shuffle_targets")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hemiola.weights.hub import Checkpoint
 
 PUBLISHED, BUNDLED = "facebook/encodec_24khz", "sketch-24khz"
-SPLITS = ("train", "valid")
 
 
 def pairs(
@@ -112,6 +111,8 @@ def _tell(files: list[CutFile]) -> None:
 
 
 def _describe(dataset: PairFolder) -> None:
+    from hemiola.train.pairs import SPLITS
+
     clips = Counter(cut.split for cut in dataset.cuts.values())
     for split in SPLITS:
         tracks = {cut.track for cut in dataset.cuts.values() if cut.split == split}

@@ -117,9 +117,9 @@ def _cut(job: Job) -> CutFile:
     audio, folder, name, sha256, form = job
     try:
         sound = Audio.load(audio / name)
+        slices = _slices(sound, folder, f"{_slug(name)}-{sha256[:12]}", form)
     except AudioError as error:
         return CutFile(Fate(name, why=str(error).removeprefix(f"{audio / name} "), sha256=sha256))
-    slices = _slices(sound, folder, f"{_slug(name)}-{sha256[:12]}", form)
     facts: dict[str, Any] = {
         "clips": len(slices),
         "why": "" if slices else f"is too short: {float(sound.seconds):g} s, a clip has {float(form.seconds):g} s",

@@ -141,8 +141,10 @@ class PairLatents(Dataset):
         # With three targets, one is neither a pair's input nor its own target, whichever pair it is.
         if self.mode == "shuffle_targets" and len({pair.target for pair in self.pairs}) < 3:
             raise InputError(f"the {self.split} pairs of {self.dataset.folder} have too few targets to be shuffled")
-        for pair in self.pairs:
-            self._real.draw((pair.input, pair.target), np.random.default_rng(0))
+        clips = self.dataset.cuts
+        taken = max(len({clips[pair.input].track, clips[pair.target].track}) for pair in self.pairs)
+        if self._real.tracks() <= (2 if self.mode == "shuffle_targets" else taken):
+            raise InputError(f"{self.dataset.folder} needs a track beside those of each pair: add audio from another")
         if not self.frames <= self._load(self.pairs[0].input).shape[1]:
             raise InputError(f"the clips of {self.dataset.folder} are shorter than an output of {self.frames} frames")
 
@@ -151,21 +153,23 @@ class _RealClips:
     """Clips to judge against: of the same split, and of the training's where that has no third track."""
 
     def __init__(self, dataset: PairFolder, split: str) -> None:
-        self.dataset = dataset
+        self.clips = dataset.cuts
         in_split = [cut for cut in dataset.cuts.values() if cut.split == split]
         in_training = [cut for cut in dataset.cuts.values() if cut.split == "train"]
-        self.pools: tuple[list[Cut], ...] = (in_split, in_training)
+        self.pools: tuple[list[Cut], list[Cut]] = (in_split, in_training)
+
+    def tracks(self) -> int:
+        """How many tracks there are to choose from."""
+        return len({cut.track for pool in self.pools for cut in pool})
 
     def draw(self, names: tuple[str, str], rng: np.random.Generator) -> str:
-        """A clip of a track to which neither of the named ones belongs; raises InputError where there is none."""
-        tracks = {self.dataset.cuts[name].track for name in names}
-        for pool in self.pools:
-            # Drawn until it fits: the tracks to avoid are two of many, and a list for each draw would be long.
-            if any(cut.track not in tracks for cut in pool):
-                while (cut := pool[rng.integers(len(pool))]).track in tracks:
-                    pass
-                return cut.clip
-        raise InputError(f"{self.dataset.folder} needs a track beside those of each pair: add audio from another one")
+        """A clip of a track to which neither of the named ones belongs; there must be one."""
+        taken = {self.clips[name].track for name in names}
+        pool = next(pool for pool in self.pools if any(cut.track not in taken for cut in pool))
+        # Drawn until it fits: the tracks to avoid are two of many, and a list for each draw would be long.
+        while (cut := pool[rng.integers(len(pool))]).track in taken:
+            pass
+        return cut.clip
 
 
 def _tensor(latents: NDArray[np.float16]) -> Tensor:

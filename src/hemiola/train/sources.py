@@ -12,21 +12,9 @@ from hemiola.errors import InputError
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus")
 # What else soundfile reads, and what it does not: music that is left out has to be named.
 _OTHERS = (
-    ".aif",
-    ".aifc",
-    ".au",
-    ".caf",
-    ".mp2",
-    ".oga",
-    ".rf64",
-    ".w64",
-    ".m4a",
-    ".aac",
-    ".mp4",
-    ".wma",
-    ".ape",
-    ".wv",
-)
+    ".aif", ".aifc", ".au", ".caf", ".mp2", ".oga", ".rf64", ".w64",
+    ".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv",
+)  # fmt: skip
 SUFFIXES = (*AUDIO_SUFFIXES, *_OTHERS)
 
 
