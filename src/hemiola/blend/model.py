@@ -126,5 +126,7 @@ class Blend:
             clock = Timebase(rate, 1)
             needed, there = (float(clock.seconds(max(count, 0))) for count in (self.clip_samples, left))
             where = f" from {first / rate:g} s on" if first else ""
-            raise AudioError(f"{name} is {there:.2f} s long{where}, a blend takes {needed:g} s of it: take a longer one")
+            raise AudioError(
+                f"{name} is {there:.2f} s long{where}, a blend takes {needed:g} s of it: take a longer one"
+            )
         return samples[:, first : first + self.clip_samples]

@@ -30,7 +30,7 @@ class Blended:
         output: latents of the passages, [B, P, D, F].
         input_window, target_window: what each was made from, cut and stretched, as the codec gave it, [B, P, D, F].
         components: weights a frame, [B, P, 6, F]: rhythm, harmony, timbre of the input, then of the target.
-        windows: where the windows lie.
+        windows: where the windows lie; those that were drawn have their shortlist.
         strengths: of the tonality of input and target, [B, 2].
     """
 
@@ -76,8 +76,9 @@ class BlendNetwork(nn.Module):
 
     def compose(self, input: Tensor, target: Tensor, windows: Windows) -> Blended:
         """Passages from given windows."""
-        cut = self._cut(input, windows.input_starts, windows.input_ratios, windows.weights)
-        other = self._cut(target, windows.target_starts, windows.target_ratios, windows.weights)
+        chosen, frames = windows.chosen, self.config.output_frames
+        cut = cut_and_stretch(input, chosen.input_starts, chosen.input_ratios, frames)
+        other = cut_and_stretch(target, chosen.target_starts, chosen.target_ratios, frames)
         batch, pairs = cut.shape[:2]
         strengths = self._strengths(input, target)
         heard = [
@@ -90,7 +91,7 @@ class BlendNetwork(nn.Module):
         mix = shares[:, :1] * heard[0] + shares[:, 1:] * heard[1]
         output = self._uneven(mix + self.composer(6 * weights[:, :, None] * components))
         folded = (each.unflatten(0, (batch, pairs)) for each in (output, weights))
-        return Blended(next(folded), cut, other, next(folded), windows.chosen, strengths)
+        return Blended(next(folded), cut, other, next(folded), windows, strengths)
 
     def noise(self, seeds: Sequence[int]) -> Tensor | None:
         """What decides a draw of windows, a row a seed."""
@@ -101,17 +102,6 @@ class BlendNetwork(nn.Module):
         """Take over mean and standard deviation [D] of the latents that are to be blended."""
         self.latent_mean.copy_(mean)
         self.latent_spread.copy_(spread.clamp(min=1e-6))
-
-    def _cut(self, clip: Tensor, starts: Tensor, ratios: Tensor, weights: Tensor | None) -> Tensor:
-        """Windows [B, P, D, F]: of a shortlist what was chosen, with the gradient of the mix of all (straight through)."""
-        frames = self.config.output_frames
-        if weights is None:
-            return cut_and_stretch(clip, starts, ratios, frames)
-        chosen = cut_and_stretch(clip, starts[..., 0], ratios[..., 0], frames)
-        with torch.no_grad():
-            listed = cut_and_stretch(clip, starts.flatten(1), ratios.flatten(1), frames).unflatten(1, starts.shape[1:])
-        # Adds nothing, and tells each weight how the loss would change with a little more of its window.
-        return chosen + torch.einsum("bpsdf,bps->bpdf", listed, weights - weights.detach())
 
     def _strengths(self, input: Tensor, target: Tensor) -> Tensor:
         return self.strength(facts(self.even(input), self.even(target))).sigmoid()
@@ -173,6 +163,6 @@ def render(
     heard = torch.stack([blended.output[0], blended.input_window[0], blended.target_window[0]], 1)
     # One after another: a passage's three sounds are as much as has to be in memory at once.
     sounds = torch.stack([codec.synthesize(each) for each in heard])
-    windows = torch.stack(blended.windows.parts, -1)[0]
+    windows = torch.stack(blended.windows.chosen.parts, -1)[0]
     found = (sounds, blended.components[0], windows, blended.strengths[0])
     return Parts(*(each.float().cpu().numpy() for each in found))

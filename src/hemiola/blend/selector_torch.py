@@ -20,7 +20,7 @@ from hemiola.blend.windows_torch import cut_and_stretch, placed, room
 
 SMOOTHING_FRAMES = 16
 FAINTEST = 0.05  # power below which a moment counts as silent
-SHORTLIST = 4  # cells a window that are weighed against each other in training
+SHORTLIST = 16  # cells a window that are weighed against each other in training
 APART_FRAMES = 48  # two pairs of windows differ by this much in one of the clips at least
 GAIN_SCALE = 20.0
 SHARED_LIMIT = 0.1  # of the logarithm: how far both clips may be read faster or slower together
@@ -31,8 +31,8 @@ EPSILON = 1e-6
 class Windows:
     """Which windows: starts in frames [B, P], ratios [B, P] in source frames a frame, of the input and the target.
 
-    In training there is an axis more, [B, P, S], of a shortlist whose first is what was chosen; `weights` [B, P, S] are
-    the softmax over it, which is what could have been chosen, and how readily.
+    In training there is an axis more, [B, P, S], of a shortlist whose first is what was chosen. `weights` [B, P, S] are
+    the softmax over it: how readily each could have been chosen. `distances` [B, P, S]: how unlike its two windows are.
     """
 
     input_starts: Tensor
@@ -40,6 +40,7 @@ class Windows:
     target_starts: Tensor
     target_ratios: Tensor
     weights: Tensor | None = None
+    distances: Tensor | None = None
 
     @cached_property
     def chosen(self) -> Windows:
@@ -86,6 +87,7 @@ class CorrelationSelector(nn.Module):
         if noise is None:
             return Windows(*(each[..., 0] for each in windows.parts))
         windows.weights = (self._strength * found[..., 0] + self.prior[cells]).softmax(-1)
+        windows.distances = self._distances(input, target, around)
         return windows
 
     @property
@@ -107,9 +109,7 @@ class CorrelationSelector(nn.Module):
         It is the power of a pattern that counts: latents keep the phase of the waveform, and two performances of one
         passage have hardly anything in common frame by frame.
         """
-        power = self.embed(_even(clip)).square()
-        padded = F.pad(power, (SMOOTHING_FRAMES // 2, SMOOTHING_FRAMES // 2 - 1), mode="replicate")
-        return _even((F.avg_pool1d(padded, SMOOTHING_FRAMES, 1) + FAINTEST).log())
+        return _even(log_power(self.embed(_even(clip))))
 
     def _layer_scores(self, input: Tensor, target: Tensor, layer: Layer) -> Tensor:
         a, b = _sampled(input, layer.input_frames), _sampled(target, layer.target_frames)
@@ -145,14 +145,27 @@ class CorrelationSelector(nn.Module):
 
     def _similarity(self, moments: tuple[Tensor, Tensor], around: tuple[Tensor, Tensor]) -> Tensor:
         """What `scores` says of windows anywhere, [B, P, S, 7], and differentiable."""
+        a, b = self._columns(moments, around)
+        return F.cosine_similarity(a.flatten(2), b.flatten(2), dim=-1, eps=EPSILON).view(around[1].shape)
+
+    @torch.no_grad()
+    def _distances(self, input: Tensor, target: Tensor, around: tuple[Tensor, Tensor]) -> Tensor:
+        """How unlike the latents of two windows are in power, whatever has been learned so far, [B, P, S]."""
+        powers = log_power(_even(input)), log_power(_even(target))
+        cells = around[0][..., :1], around[1][..., :1]
+        a, b = self._columns(powers, cells)
+        return (a - b).square().mean((-2, -1)).view(cells[1].shape[:-1])
+
+    def _columns(self, clips: tuple[Tensor, Tensor], around: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Both clips [B, E, T] read where the windows lie, a value a column: [B, windows, E, columns] each."""
         middles, logs = around
         read = []
-        for clip, middle, sign in zip(moments, middles, (1, -1)):
-            ratio = torch.exp(sign * logs / 2)
+        for clip, middle, sign in zip(clips, middles, (1, -1)):
+            ratio = torch.exp(sign * logs / 2).expand_as(middle)
             first = middle - ratio * COLUMN_FRAMES * (self.lattice.window - 1) / 2
-            each = first.flatten(1), COLUMN_FRAMES * ratio.flatten(1)
-            read.append(cut_and_stretch(clip, *each, self.lattice.window).flatten(2))
-        return F.cosine_similarity(*read, dim=-1, eps=EPSILON).view(logs.shape)
+            steps = COLUMN_FRAMES * ratio.flatten(1)
+            read.append(cut_and_stretch(clip, first.flatten(1), steps, self.lattice.window))
+        return read
 
     def _read(self, around: tuple[Tensor, Tensor], found: Tensor, shared: Tensor) -> Windows:
         """Starts and ratios [B, P, S], moved between the cells to where the similarity would be the highest."""
@@ -230,6 +243,12 @@ def _sampled(moments: Tensor, frames: object) -> Tensor:
     positions = torch.as_tensor(frames, dtype=moments.dtype, device=moments.device)
     before = positions.floor().long().clamp(max=moments.shape[-1] - 2)
     return torch.lerp(moments[..., before], moments[..., before + 1], positions - before)
+
+
+def log_power(latents: Tensor) -> Tensor:
+    """[B, D, T] -> the logarithm of the smoothed power of each value, of the same shape."""
+    padded = F.pad(latents.square(), (SMOOTHING_FRAMES // 2, SMOOTHING_FRAMES // 2 - 1), mode="replicate")
+    return (F.avg_pool1d(padded, SMOOTHING_FRAMES, 1) + FAINTEST).log()
 
 
 def _even(clip: Tensor) -> Tensor:

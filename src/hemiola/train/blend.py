@@ -134,7 +134,7 @@ class BlendTraining(L.LightningModule):
             for each in (blended.output, blended.input_window, blended.target_window, blended.components)
         )
         sounds = self._decoded(output, *self._references(cut, other, batch), self._crop(batch))
-        windows = blended.windows
+        windows = blended.windows.chosen
         return Scene(
             output=output,
             input_window=cut,
@@ -148,6 +148,8 @@ class BlendTraining(L.LightningModule):
             latent_scale=self.network.latent_spread.square().mean(),
             logits=None if self.discriminator is None else self._judge(output),
             sample_rate=self.clock.sample_rate,
+            choice_weights=blended.windows.weights,
+            choice_distances=blended.windows.distances,
         )
 
     def seeds(self, batch: Mapping[str, Tensor]) -> Sequence[int]:

@@ -51,6 +51,8 @@ class Scene:
     input_ratios, target_ratios: source frames that are read for one frame [B, P].
     latent_scale: mean square of the batch's latents [], a constant.
     logits: what the discriminator says of the output [N]; None where nobody judges.
+    choice_weights, choice_distances: of a shortlist [B, P, S] how readily each choice of windows would have been made,
+    and how unlike its two windows are; None where nothing was drawn.
     Gradients reach whatever asks for one.
     """
 
@@ -66,6 +68,8 @@ class Scene:
     latent_scale: Tensor
     logits: Tensor | None
     sample_rate: int
+    choice_weights: Tensor | None = None
+    choice_distances: Tensor | None = None
 
     @property
     def audio(self) -> Three:
@@ -195,12 +199,17 @@ def adversarial(scene: Scene) -> Tensor:
 
 
 def latent_match(scene: Scene) -> Tensor:
-    """Mean (output - window)^2 of latents [N, D, F] over their mean square, to both sources.
+    """Mean (output - window)^2 of latents [N, D, F] over their mean square, to both sources; and the choice's own part.
 
-    No decoder lies in between: this is the short way from the sources to the windows that were chosen.
+    No decoder lies in between. Of the windows that might have been chosen [B, P, S] the expected distance
+    sum_s weight_s distance_s tells the selector which to prefer: it has a gradient and, less itself, no value.
     """
     scale = scene.latent_scale.clamp(min=FLOOR)
-    return _mean((scene.output - window).square().mean() / scale for window in scene.windows)
+    value = _mean((scene.output - window).square().mean() / scale for window in scene.windows)
+    if scene.choice_weights is None or scene.choice_distances is None:
+        return value
+    expected = (scene.choice_weights * scene.choice_distances.detach()).sum(-1).mean()
+    return value + expected - expected.detach()
 
 
 BLEND_LOSSES: dict[str, Callable[[Scene], Tensor]] = {

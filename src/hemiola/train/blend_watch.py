@@ -38,7 +38,13 @@ class Watch(Callback):
         self._start()
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """See the windows of every pair, and hear the first few."""
         assert isinstance(module, BlendTraining)
