@@ -1,8 +1,8 @@
 """The lattice of choices: which windows of two clips can be heard side by side, and at which tempo. Plain numbers.
 
-A cell is a window of the input and one of the target. Both are read at reciprocal ratios, so that two tempi meet in the
-middle: rho = input ratio / target ratio, the input is read at sqrt(rho) and the target at 1 / sqrt(rho). Starts stand on
-a grid of columns, `COLUMN_FRAMES` output frames apart.
+A cell is a window of the input and one of the target. Both are read at reciprocal ratios, so that two tempi meet in
+the middle: with rho = input ratio / target ratio, the input is read at sqrt(rho) and the target at 1 / sqrt(rho). Starts
+stand on a grid of columns, `COLUMN_FRAMES` output frames apart.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Lattice:
             ratio * (COLUMN_FRAMES * np.arange(count + self.window - 1) + (COLUMN_FRAMES - 1) / 2)
             for ratio, count in zip(ratios, counts)
         ]
-        return Layer(log_ratio, *ratios, *middles, *counts)
+        return Layer(log_ratio, ratios[0], ratios[1], middles[0], middles[1], counts[0], counts[1])
 
     def _room(self, ratio: float) -> float:
         return self.total - 1 - (self.frames - 1) * ratio

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hemiola.blend.config import Size
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv1d)
 
 SLOPE = 0.2
 # What is listened for in a window, and the two kernels that do it.
@@ -23,8 +26,7 @@ class Tonality(nn.Module):
         self.depthwise = nn.Conv1d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width)
         self.pointwise = nn.Conv1d(width, width, 1)
-        nn.init.zeros_(self.pointwise.weight)
-        nn.init.zeros_(self.pointwise.bias)
+        silence(self.pointwise)
 
     def forward(self, window: Tensor, strength: Tensor) -> Tensor:
         """window [N, D, F], strength [N] from 0 to 1 -> [N, D, F]."""
@@ -73,8 +75,7 @@ class ComponentWeights(nn.Module):
         super().__init__()
         self.hidden = nn.Conv1d(6 * channels, channels, 1)
         self.head = nn.Conv1d(channels, 6, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        silence(self.head)
 
     def forward(self, components: Tensor) -> Tensor:
         """components [N, 6, channels, F] -> weights [N, 6, F] that sum to 1."""
@@ -91,15 +92,22 @@ class Composer(nn.Module):
             size.width, size.heads, size.ffn, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, size.layers, nn.LayerNorm(size.width), enable_nested_tensor=False)
-        self.leave = nn.Sequential(nn.Linear(size.width, size.width // 2), nn.GELU(), nn.Linear(size.width // 2, width))
-        nn.init.zeros_(self.leave[-1].weight)
-        nn.init.zeros_(self.leave[-1].bias)
+        half = size.width // 2
+        self.leave = nn.Sequential(nn.Linear(size.width, half), nn.GELU(), silence(nn.Linear(half, width)))
 
     def forward(self, components: Tensor) -> Tensor:
         """Weighted components [N, 6, channels, F] -> [N, D, F]."""
         hidden = self.enter(components.flatten(1, 2).mT)
         hidden = hidden + sinusoids(hidden.shape[1], hidden.shape[2], hidden)
         return self.leave(self.encoder(hidden)).mT
+
+
+def silence(layer: Layer) -> Layer:
+    """The layer, giving 0 until it has learned something."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def sinusoids(frames: int, width: int, like: Tensor) -> Tensor:

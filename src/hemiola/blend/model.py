@@ -100,13 +100,15 @@ class Blend:
         frames = self.config.output_frames
         passages = tuple(
             Passage(
-                *sounds,
-                Span.of(float(input_start_frame), float(input_ratio), frames, self.timebase),
-                Span.of(float(target_start_frame), float(target_ratio), frames, self.timebase),
+                output,
+                input_window,
+                target_window,
+                Span.of(float(window[0]), float(window[1]), frames, self.timebase),
+                Span.of(float(window[2]), float(window[3]), frames, self.timebase),
                 components,
                 self.timebase.sample_rate,
             )
-            for sounds, components, (input_start_frame, input_ratio, target_start_frame, target_ratio) in zip(
+            for (output, input_window, target_window), components, window in zip(
                 parts.sounds, parts.components, parts.windows
             )
         )

@@ -15,11 +15,16 @@ from torch import Tensor, nn
 
 from hemiola.backend import Backend
 from hemiola.blend.config import BlendConfig
-from hemiola.blend.layers_torch import ComponentWeights, Composer, Extractors, Tonality
+from hemiola.blend.layers_torch import ComponentWeights, Composer, Extractors, Tonality, silence
 from hemiola.blend.selector_torch import CorrelationSelector, PooledSelector, Windows, facts
 from hemiola.blend.windows_torch import cut_and_stretch
 from hemiola.codec.encodec_torch import Encodec
 from hemiola.weights import keys
+
+SELECTORS: dict[str, type[CorrelationSelector] | type[PooledSelector]] = {
+    "correlation": CorrelationSelector,
+    "pooled": PooledSelector,
+}
 
 
 @dataclass
@@ -55,9 +60,8 @@ class BlendNetwork(nn.Module):
         super().__init__()
         self.config = config
         size, width = config.dimensions, config.latent_dim
-        self.selector = {"correlation": CorrelationSelector, "pooled": PooledSelector}[config.selector](config)
-        self.strength = nn.Linear(4 * width, 2)
-        nn.init.zeros_(self.strength.weight)
+        self.selector: CorrelationSelector | PooledSelector = SELECTORS[config.selector](config)
+        self.strength = silence(nn.Linear(4 * width, 2))
         self.tonality = nn.ModuleList(Tonality(width) for _ in range(2))
         self.extractors = Extractors(width, size.channels)
         self.weights = ComponentWeights(size.channels)
@@ -115,7 +119,7 @@ class BlendNetwork(nn.Module):
 
 
 def load(folder: str | Path, config: BlendConfig, choice: Backend) -> BlendNetwork:
-    """A network from a checkpoint folder, in eval mode; raises WeightsError that lists every tensor that does not fit."""
+    """A network from a folder, in eval mode; raises WeightsError that lists every tensor that does not fit."""
     tensors = keys.read(folder, "torch")
     network = BlendNetwork(config)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -137,8 +141,8 @@ def save(network: BlendNetwork, folder: str | Path) -> None:
 class Parts:
     """What `render` gives, in numpy: P passages with their windows.
 
-    sounds: output, input window and target window of each, [P, 3, 1, samples]. components: [P, 6, F]. windows: start and
-    ratio of the input, then of the target, [P, 4], starts in frames. strengths: of the tonality, [2].
+    sounds: output, input window and target window of each, [P, 3, 1, samples]. components: [P, 6, F]. windows:
+    start in frames and ratio of the input, then of the target, [P, 4]. strengths: of the tonality, [2].
     """
 
     sounds: NDArray[np.float32]

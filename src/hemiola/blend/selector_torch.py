@@ -1,7 +1,7 @@
 """The selector: which windows of two clips to take, and at what tempo, learned from what the losses say of the result.
 
-Every moment of a clip becomes a few numbers; windows are alike whose moments are, all along. All cells of the lattice are
-scored at once: a window's score is a sum along a diagonal of the matrix that compares all moments with all moments.
+Every moment of a clip becomes a few numbers; windows are alike whose moments are, all along. All cells of the lattice
+are scored at once: a window's score is a sum along a diagonal of the matrix that compares all moments with all moments.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hemiola.blend.config import BlendConfig
 from hemiola.blend.lattice import COLUMN_FRAMES, RATIO_STEP, Lattice, Layer
+from hemiola.blend.layers_torch import silence
 from hemiola.blend.windows_torch import cut_and_stretch, placed, room
 
 SMOOTHING_FRAMES = 16
@@ -58,16 +59,18 @@ class Windows:
 class CorrelationSelector(nn.Module):
     """Scores all cells of the lattice by learned similarity, and takes the best that lie apart."""
 
+    starts: Tensor
+    log_ratios: Tensor
+    prior: Tensor
+
     def __init__(self, config: BlendConfig) -> None:
         super().__init__()
         self.config, self.lattice = config, Lattice(config)
         self.embed = nn.Conv1d(config.latent_dim, config.embedding_dim, 3, padding=1, bias=False)
         nn.init.normal_(self.embed.weight, std=(3 * config.latent_dim) ** -0.5)
         self.gain = nn.Parameter(torch.zeros(()))
-        self.shared = nn.Sequential(
-            nn.Linear(4 * config.latent_dim, 32), nn.GELU(), nn.Linear(32, config.pairs, bias=False)
-        )
-        nn.init.zeros_(self.shared[-1].weight)
+        last = silence(nn.Linear(32, config.pairs, bias=False))
+        self.shared = nn.Sequential(nn.Linear(4 * config.latent_dim, 32), nn.GELU(), last)
         tables = {"starts": self.lattice.starts, "log_ratios": self.lattice.log_ratios}
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table).float(), persistent=False)

@@ -83,7 +83,7 @@ def shake(module: BlendTraining, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for each in module.network.parameters():
-            each += SHAKE * torch.randn(each.shape, generator=draw).to(each.device)
+            each.add_(SHAKE * torch.randn(each.shape, generator=draw).to(each.device))
 
 
 def _norms(term: Tensor, groups: Mapping[str, list[Tensor]]) -> dict[str, float]:

@@ -88,8 +88,10 @@ class BlendTraining(L.LightningModule):
         selector = list(self.network.selector.parameters())
         chosen = {id(each) for each in selector}
         others = [each for each in self.network.parameters() if id(each) not in chosen]
-        groups = [{"params": others}, {"params": selector, "lr": recipe.selector_learning_rate}]
-        found = [torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": selector, "lr": recipe.selector_learning_rate}]
+        found: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        ]
         if self.discriminator is not None:
             rate = recipe.discriminator_learning_rate
             judge = self.discriminator.parameters()
@@ -111,13 +113,13 @@ class BlendTraining(L.LightningModule):
         found = {"loss": total, **terms}
         self.log_dict({f"train/{name}": term.detach() for name, term in found.items()})
 
-    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Blended:
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """The training's losses, of the windows that are the best; gives what was composed to whoever watches."""
         blended = self.network(batch["input"], batch["target"])
         terms = self.terms(blended, batch)
         found = {"valid/loss": self.total(terms), **{f"valid/{name}": term for name, term in terms.items()}}
         self.log_dict(found, sync_dist=True, batch_size=len(batch["item"]))
-        return blended
+        return {"blended": blended}
 
     def terms(self, blended: Blended, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every loss that has a weight, by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def assemble(config: Mapping[str, Any], *, resume: bool = False, progress: Progr
     wanted = configs.build(TrainedCodec, codec_values, "codec")
     codec = trained_codec(wanted, choose("torch", device_of(run))).eval().requires_grad_(False)
     dataset = _dataset(data, progress)
-    latents = LatentCache(dataset, codec).build(progress and (lambda *at: progress("latents", *at)))
+    latents = LatentCache(dataset, codec).build(partial(progress, "latents") if progress else None)
     L.seed_everything(run.seed, verbose=False)
     shape = {"codec": wanted.path, "latent_dim": codec.config.hidden_size, "clip_frames": _clip_frames(dataset, codec)}
     network = BlendNetwork(configs.build(BlendConfig, {**shape, **model_values}, "model"))
@@ -89,7 +90,7 @@ def _dataset(data: PairData, progress: Progress | None) -> pairs.PairFolder:
     if data.synthetic is None:
         return pairs.read(data.folder)
     wanted = configs.build(Planted, data.synthetic, "data.synthetic")
-    told = progress and (lambda *at: progress("composing", *at))
+    told = partial(progress, "composing") if progress else None
     return planted.fill(Path(data.folder), wanted, workers=2, progress=told)
 
 

@@ -1,4 +1,4 @@
-"""What a blend training is watched by: whether the windows lie where they should, and passages to hear and to look at."""
+"""What a blend training is watched by: whether the windows lie where they should, and passages to hear and to see."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Watch(Callback):
     ) -> None:
         """See the windows of every pair, and hear the first few."""
         assert isinstance(module, BlendTraining)
-        blended: Blended = outputs
+        blended: Blended = outputs["blended"]
         for place, pair in enumerate(batch["pair"].tolist()):
             self._see(blended, place, pair, module)
             if pair < self.heard:
@@ -78,9 +78,9 @@ class Watch(Callback):
         truth = self.valid.pairs[pair].truth
         if truth is None or self.valid.mode != "pairs":
             return
-        settings = {"frames": module.network.config.output_frames, "timebase": module.clock}
+        frames = module.network.config.output_frames
         for window in zip(*(each[place].tolist() for each in blended.windows.parts)):
-            self.errors.append(evaluate_windows(truth, *window, **settings))
+            self.errors.append(evaluate_windows(truth, *window, frames=frames, timebase=module.clock))
 
     def _hear(self, trainer: L.Trainer, module: BlendTraining, blended: Blended, place: int, pair: int) -> None:
         parts = (blended.output, blended.input_window, blended.target_window)
