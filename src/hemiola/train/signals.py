@@ -11,7 +11,6 @@ import torch
 
 from hemiola.train import ranks
 
-
 NUMBERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
