@@ -168,6 +168,8 @@ def test_the_ranks_shares_join_to_the_global_batch(steps: int, share: int, world
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(InputError, match="global batch of 5 cannot be shared by 2"):
         StepOrder(3, 5, 0, 2)
+    with pytest.raises(InputError, match="global batch of 6 cannot be shared by 2 processes in 2 parts"):
+        StepOrder(1, 6, 0, 2, parts=2)
 
 
 def test_loaders_give_batches_by_step(tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_a_folder_that_is_parted_already_stays_so(tmp_path: Path) -> None:
             write(tmp_path / part / f"{number}.wav", 10)
     assert [len(part) for part in parted(tmp_path)] == [3, 2]
     write(tmp_path / "alone" / "one.wav", 10)
-    with pytest.raises(InputError, match="only one file of audio in .*alone"):
+    with pytest.raises(InputError, match=r"only one file of audio in .*alone"):
         parted(tmp_path / "alone")
 
 
@@ -228,8 +230,3 @@ def test_a_part_of_all_ranks_is_a_part_of_the_batch(world: int, parts: int, shar
         items = chain.from_iterable(rank[part * share : (part + 1) * share] for rank in ranks)
         first = batch + part * batch // parts
         assert sorted(items) == list(range(first, first + batch // parts))
-
-
-def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(InputError, match="a global batch of 6 cannot be shared by 2 processes in 2 parts"):
-        StepOrder(1, 6, 0, 2, parts=2)

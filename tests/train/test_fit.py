@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from hemiola.errors import HemiolaError, InputError
+from hemiola.train import checkpoints, runs
 from hemiola.train import config as configs
 from hemiola.train import fit as fits
-from hemiola.train import runs
-from hemiola.train.fit import Run, StepCheckpoint
+from hemiola.train.fit import Run
 
 Config = dict[str, Any]
 
@@ -193,19 +193,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 
 
 def test_half_a_checkpoint_is_never_the_last(tmp_path: Path) -> None:
-    class Killed(L.Trainer):
-        def __init__(self) -> None:
-            self.is_last_batch = False
-
+    class Killed:
         def save_checkpoint(self, path: Path, **_: Any) -> None:
             path.write_bytes(b"half")
             raise SystemError("killed")
 
-        is_last_batch = enable_validation = False
-
     (tmp_path / "last.ckpt").write_bytes(b"whole")
     with pytest.raises(SystemError):
-        StepCheckpoint(tmp_path, 2).on_train_batch_end(Killed(), L.LightningModule(), None, None, 1)
+        checkpoints.write(Killed(), tmp_path / "last.ckpt")
     assert (tmp_path / "last.ckpt").read_bytes() == b"whole"
 
 
