@@ -61,6 +61,7 @@ def codec_config(clip_folder: Path, tmp_path: Path) -> Callable[..., dict[str, A
                 "quantiser_warmup_steps": 4,
                 "adversarial_from": 3,
                 "warmup_steps": 2,
+                "samples": 0,
             },
         }
 

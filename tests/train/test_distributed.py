@@ -92,8 +92,9 @@ def free_port() -> int:
 
 
 def parameters(config: Config) -> dict[str, torch.Tensor]:
-    saved = torch.load(Path(config["run"]["folder"]) / "last.ckpt", weights_only=True)["state_dict"]
-    return {name: tensor.float() for name, tensor in saved.items()}
+    saved = torch.load(Path(config["run"]["folder"]) / "last.ckpt", weights_only=True)
+    averages = {f"average of {name}": tensor for name, tensor in saved["state_dict"].items()}
+    return {name: each.float() for name, each in (averages | saved.get("current_model_state", {})).items()}
 
 
 @pytest.mark.slow
@@ -101,10 +102,13 @@ def test_two_processes_train_what_one_does(
     codec_config: Callable[..., Config], musicgen_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     def both(name: str, devices: int) -> list[tuple[str, Config]]:
-        settings = {"devices": devices, "batch": 4, "steps": 8, "validate_every_steps": 4}
+        settings = {"devices": devices, "batch": 4, "steps": 20, "validate_every_steps": 10, "accumulate": 2}
         codec = codec_config(folder=str(tmp_path / name / "codec"), **settings)
-        codec["recipe"]["commitment"] = 5.0  # as strong as the balanced losses, or its share would not show
-        return [("codec", codec), ("musicgen", musicgen_config(folder=str(tmp_path / name / "musicgen"), **settings))]
+        codec["recipe"] |= {"commitment": 5.0}  # as strong as the balanced losses, or its share would not show
+        model = musicgen_config(folder=str(tmp_path / name / "musicgen"), **settings)
+        for config in (codec, model):
+            config["recipe"]["ema_decay"] = 0.9
+        return [("codec", codec), ("musicgen", model)]
 
     alone, shared = both("alone", 1), both("shared", 2)
     train(alone)

@@ -20,6 +20,9 @@ AutoResume = Annotated[
     bool,
     typer.Option("--auto-resume", help="Go on where there is a checkpoint, else begin: for requeued jobs."),
 ]
+LoraRank = Annotated[
+    int | None, typer.Option("--lora-rank", help="Let only matrices of this rank beside the model's own learn.")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Any key of the config, as section.key=value.")]
 
 Words = Annotated[list[str] | None, typer.Argument(help="audit, and any key of the config, as section.key=value.")]
@@ -33,12 +36,18 @@ def codec(config: Config, overrides: Overrides = None, resume: Resume = False, a
 
 @app.command()
 def musicgen(
-    config: Config, overrides: Overrides = None, resume: Resume = False, auto_resume: AutoResume = False
+    config: Config,
+    overrides: Overrides = None,
+    lora_rank: LoraRank = None,
+    resume: Resume = False,
+    auto_resume: AutoResume = False,
 ) -> None:
-    """Train a MusicGen on audio with captions.
+    """Train a MusicGen on audio with captions, or go on from one that is trained.
 
     A folder of both is read or composed first; the tokens are those of a codec that is trained already.
     """
+    if lora_rank is not None:
+        overrides = [*(overrides or []), f"recipe.lora_rank={lora_rank}"]
     _train("train_musicgen", config, overrides, resume, auto_resume)
 
 

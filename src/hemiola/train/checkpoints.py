@@ -100,4 +100,5 @@ def steps(progress: dict[str, Any]) -> int:
 
 
 def _validation_follows(trainer: L.Trainer, batch_idx: int) -> bool:
-    return trainer.enable_validation and (batch_idx + 1) % trainer.val_check_batch == 0
+    every = trainer.val_check_batch
+    return trainer.enable_validation and every is not None and (batch_idx + 1) % every == 0

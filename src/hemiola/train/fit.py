@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, RichProgressBar
 
 from hemiola.errors import InputError
 from hemiola.train import checkpoints, launcher, loggers
@@ -29,7 +29,8 @@ SETTLED = (
 class Run:
     """How long, where and on what a training runs.
 
-    `batch` is global, over all devices of all nodes; torchrun and srun say themselves how many those are. With a
+    `batch` is global, over all devices of all nodes; torchrun and srun say themselves how many those are. A step takes
+    a device's share in `accumulate` parts, one after another, which need less memory than all of it at once. With a
     `monitor` (a metric of the validation, such as valid/loss, that should become `min` or `max`) the best checkpoint is
     kept beside the last one; with `patience`, the run ends after so many validations in a row that brought no progress.
     """
@@ -43,6 +44,7 @@ class Run:
     accelerator: str = "auto"
     precision: str = "32-true"
     workers: int = 0
+    accumulate: int = 1
     validate_every_steps: int = 500
     checkpoint_every_steps: int = 500
     log_every_steps: int = 20
@@ -53,7 +55,7 @@ class Run:
 
     def __post_init__(self) -> None:
         every = ("validate_every_steps", "checkpoint_every_steps", "log_every_steps")
-        for name in ("steps", "batch", "devices", "nodes", *every, "patience"):
+        for name in ("steps", "batch", "devices", "nodes", "accumulate", *every, "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"run.{name} must be at least 1, not {value}")
@@ -83,7 +85,7 @@ def fit(
     with warnings.catch_warnings():
         for message in SETTLED:
             warnings.filterwarnings("ignore", message)
-        trainer = _trainer(run, module.automatic_optimization, resume, progress, callbacks)
+        trainer = _trainer(run, takes_turns(module), resume, progress, callbacks)
         trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
     return trainer
 
@@ -106,7 +108,12 @@ def check_folder(run: Run, resume: bool) -> None:
         )
 
 
-def _trainer(run: Run, automatic: bool, resume: bool, progress: bool, callbacks: tuple[Callback, ...]) -> L.Trainer:
+def takes_turns(module: L.LightningModule) -> bool:
+    """Whether a step leaves parameters out, as where a model and its discriminator take turns; the module may say."""
+    return getattr(module, "takes_turns", not module.automatic_optimization)
+
+
+def _trainer(run: Run, in_turns: bool, resume: bool, progress: bool, callbacks: tuple[Callback, ...]) -> L.Trainer:
     launched = launcher.environment()
     devices, nodes = launcher.processes(launched, run.devices, run.nodes)
     opened = loggers.open_loggers(run.loggers, Path(run.folder), run.log_every_steps, resume)
@@ -114,14 +121,15 @@ def _trainer(run: Run, automatic: bool, resume: bool, progress: bool, callbacks:
         accelerator=run.accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy=_strategy(devices * nodes, automatic),
+        strategy=_strategy(devices * nodes, in_turns),
         plugins=[launched],
         precision=run.precision,  # type: ignore[arg-type]
         max_epochs=1,
         val_check_interval=min(run.validate_every_steps, run.steps),
         log_every_n_steps=run.log_every_steps,
-        callbacks=[*_callbacks(run), *([LearningRateMonitor("step")] if opened else []), *callbacks],
+        callbacks=[*_callbacks(run), *_shown(bool(opened), progress), *callbacks],
         logger=opened,
+        default_root_dir=run.folder,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=progress,
@@ -129,11 +137,10 @@ def _trainer(run: Run, automatic: bool, resume: bool, progress: bool, callbacks:
     )
 
 
-def _strategy(processes: int, automatic: bool) -> str:
+def _strategy(processes: int, in_turns: bool) -> str:
     if processes == 1:
         return "auto"
-    # Where a model and its discriminator take turns, each step leaves the other's parameters out.
-    return "ddp" if automatic else "ddp_find_unused_parameters_true"
+    return "ddp_find_unused_parameters_true" if in_turns else "ddp"
 
 
 def _callbacks(run: Run) -> list[Callback]:
@@ -145,3 +152,9 @@ def _callbacks(run: Run) -> list[Callback]:
     if run.monitor and run.patience:
         called.append(Patience(run.monitor, run.monitor_mode, run.patience))
     return [*called, StepCheckpoint(folder, run.checkpoint_every_steps)]
+
+
+def _shown(logged: bool, progress: bool) -> list[Callback]:
+    shown: list[Callback] = [LearningRateMonitor("step")] if logged else []
+    # On stdout only what was written is named.
+    return [*shown, RichProgressBar(console_kwargs={"stderr": True})] if progress else shown

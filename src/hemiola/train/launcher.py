@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments import (
 
 
 def environment() -> ClusterEnvironment:
-    """What tells a process who it is; to leave and come back is the run's own business, not SLURM's plugin's."""
+    """What tells a process of a run who it is; to leave and come back is the run's own business, not the plugin's."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else LightningEnvironment()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch.utils.data import Dataset
 
 from hemiola.audio.writing import replacing
 from hemiola.backend import Backend, choose
@@ -17,62 +18,26 @@ from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError
 from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.checkpoint_torch import load_parts, save
-from hemiola.musicgen.config import DecoderConfig, T5Config
+from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
 from hemiola.train import codec as codecs
 from hemiola.train import config as configs
+from hemiola.train import lora
 from hemiola.train.captions import learn_tokenizer, number_words
 from hemiola.train.codec import CodecRecipe, CodecTraining
-from hemiola.train.data import Clip, Segments, StepData, clips
+from hemiola.train.data import Clip, Segments, StepData, parted
 from hemiola.train.fit import Run, check_folder, fit
 from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining, initialise, initialise_text
+from hemiola.train.sections import Data, Text, TrainedCodec, TrainedModel
 from hemiola.train.synthetic import Synthetic, fill
 from hemiola.train.tokens import CaptionedTokens, TokenCache
+from hemiola.weights import hub
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where the clips are: a folder with train/ and valid/, composed first where `synthetic` says so."""
-
-    folder: str
-    synthetic: Mapping[str, Any] | None = None
-    segment_seconds: float = 1.0
-
-
-@dataclass(frozen=True)
-class Text:
-    """The tokenizer (so many words) and the text encoder that are learned with a language model."""
-
-    words: int = 512
-    d_model: int = 128
-    d_kv: int = 32
-    d_ff: int = 512
-    num_layers: int = 2
-    num_heads: int = 4
-
-    def encoder_config(self, vocab_size: int) -> T5Config:
-        """The text encoder's configuration for a vocabulary."""
-        shape = {name: value for name, value in asdict(self).items() if name != "words"}
-        return T5Config(vocab_size=vocab_size, **shape)
-
-
-@dataclass(frozen=True)
-class TrainedCodec:
-    """A trained codec, by name or folder: the one whose tokens a language model learns, or the start of a training."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A folder with a trained language model, from which a training goes on."""
-
-    path: str
 
 
 def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Path:
@@ -99,9 +64,8 @@ def train_codec(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
         Segments(part, clock, str(data.segment_seconds), codec.config.channels, run.seed + number)
         for number, part in enumerate(_clips(data, progress))
     ]
-    module = CodecTraining(codec, recipe)
-    feed = StepData(*segments, steps=run.steps, batch=run.batch, workers=run.workers)
-    trainer = fit(module, feed, run, resume=resume)
+    module = CodecTraining(codec, recipe, run.accumulate)
+    trainer = fit(module, _feed(run, *segments), run, resume=resume)
     folder = Path(run.folder) / "checkpoint"
     if trainer.is_global_zero:
         module.export(folder)
@@ -112,7 +76,8 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     """Train text encoder and decoder on a codec's tokens; the whole model goes to `run.folder`/checkpoint.
 
     It starts from the checkpoint that section `start` names, with what section `model` says otherwise, or else from new
-    weights in the shapes of sections `text` and `model`.
+    weights in the shapes of sections `text` and `model`. With `recipe.lora_rank` what has learned stands in
+    `run.folder`/adapter too, by itself.
     """
     names = ("run", "data", "codec", "start", "text", "model", "recipe")
     sections = configs.sections(config, *names)
@@ -121,15 +86,17 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     check_folder(run, resume)
     data = configs.build(Data, data_values, "data")
     recipe = configs.build(MusicgenRecipe, recipe_values, "recipe")
+    start = configs.build(TrainedModel, start_values, "start") if start_values else None
+    if recipe.lora_rank and start is None:
+        raise InputError("recipe.lora_rank needs a model to start from: name one in section start")
+    # A model that was trained has its own codec in it.
+    codec_values = codec_values or {"path": start.path} if start else codec_values
     codec = trained_codec(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", device_of(run)))
     codec.eval().requires_grad_(False)
     parts = _clips(data, progress)
     L.seed_everything(run.seed, verbose=False)
-    if start_values:
-        start = Path(configs.build(TrainedModel, start_values, "start").path)
-        tokenizer = _tokenizer_of(start, Path(run.folder))
-        text_encoder, decoder = load_parts(start)
-        decoder.config = replace(decoder.config, **model_values)
+    if start:
+        tokenizer, text_encoder, decoder = _started(start, Path(run.folder), model_values)
     else:
         text = configs.build(Text, text_values, "text")
         tokenizer = _tokenizer(Path(run.folder), parts[0], text)
@@ -138,6 +105,36 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
         decoder = Decoder(configs.build(DecoderConfig, values, "model"), text.d_model)
         initialise_text(text_encoder, number_words(tokenizer))
         initialise(decoder)
+    if recipe.lora_rank:
+        text_encoder.requires_grad_(False)
+        lora.adapt(decoder, recipe.lora_rank, recipe.lora_alpha)
+    sets = _captioned(run, data, recipe, parts, codec, tokenizer, decoder.config.pattern, progress)
+    module = MusicgenTraining(text_encoder, decoder, recipe, run.steps, run.accumulate)
+    trainer = fit(module, _feed(run, *sets), run, resume=resume)
+    folder = Path(run.folder) / "checkpoint"
+    if trainer.is_global_zero:
+        if start and recipe.lora_rank:
+            lora.save(decoder, Path(run.folder) / "adapter", start.path, recipe.lora_alpha)
+        plain = lora.merged(decoder) if recipe.lora_rank else decoder
+        save(folder, text_encoder, plain, codec, Path(run.folder) / tokenizers.FILE, dtype="float16")
+    return folder
+
+
+def _feed(run: Run, train: Dataset, valid: Dataset) -> StepData:
+    return StepData(train, valid, steps=run.steps, batch=run.batch, workers=run.workers, parts=run.accumulate)
+
+
+def _captioned(
+    run: Run,
+    data: Data,
+    recipe: MusicgenRecipe,
+    parts: tuple[list[Clip], list[Clip]],
+    codec: Encodec,
+    tokenizer: Tokenizer,
+    pattern: DelayPattern,
+    progress: Progress | None,
+) -> tuple[CaptionedTokens, CaptionedTokens]:
+    """The clips to train and to validate with, as tokens."""
     train, valid = (
         TokenCache(Path(data.folder) / "tokens", codec, part).build(progress and (lambda *at: progress("tokens", *at)))
         for part in parts
@@ -146,27 +143,19 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     frames = clock.frames(clock.samples(str(data.segment_seconds)))
     captions = [[clip.caption for clip in part] for part in parts]
     starts = [[clock.frame_near(second) for second in clip.starts] for clip in parts[0]]
-    pattern = decoder.config.pattern
-    sets = (
+    return (
         CaptionedTokens(
             train, captions[0], tokenizer, pattern, frames=frames, starts=starts, noise=recipe.noise, seed=run.seed
         ),
         CaptionedTokens(valid, captions[1], tokenizer, pattern, frames=frames),
     )
-    module = MusicgenTraining(text_encoder, decoder, recipe, run.steps)
-    feed = StepData(*sets, steps=run.steps, batch=run.batch, workers=run.workers)
-    trainer = fit(module, feed, run, resume=resume)
-    folder = Path(run.folder) / "checkpoint"
-    if trainer.is_global_zero:
-        save(folder, text_encoder, decoder, codec, Path(run.folder) / tokenizers.FILE, dtype="float16")
-    return folder
 
 
 def _clips(data: Data, progress: Progress | None) -> tuple[list[Clip], list[Clip]]:
     if data.synthetic is not None:
         wanted = configs.build(Synthetic, data.synthetic, "data.synthetic")
         fill(Path(data.folder), wanted, workers=2, progress=progress and (lambda *at: progress("composing", *at)))
-    return clips(Path(data.folder) / "train"), clips(Path(data.folder) / "valid")
+    return parted(Path(data.folder))
 
 
 def trained_codec(wanted: TrainedCodec, choice: Backend) -> Encodec:
@@ -188,12 +177,20 @@ def _tokenizer(folder: Path, clips: list[Clip], text: Text) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
 
-def _tokenizer_of(start: Path, folder: Path) -> Tokenizer:
-    """The tokenizer of the model that a run starts from, kept with the run."""
-    tokenizer = Tokenizer.from_folder(start)
+def _started(
+    start: TrainedModel, folder: Path, model_values: Mapping[str, Any]
+) -> tuple[Tokenizer, T5Encoder, Decoder]:
+    """Tokenizer, text encoder and decoder of the model that a run starts from; the tokenizer is kept with the run."""
+    place = hub.locate(start.path).folder
+    tokenizer = Tokenizer.from_folder(place)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / tokenizers.FILE).write_bytes((start / tokenizers.FILE).read_bytes())
-    return tokenizer
+    with replacing(folder / tokenizers.FILE, force=True) as partial:
+        partial.write_bytes((place / tokenizers.FILE).read_bytes())
+    text_encoder, decoder = load_parts(place)
+    if decoder.config.audio_channels != 1:
+        raise InputError(f"{start.path} is a stereo model, which training cannot go on from: name one for mono")
+    decoder.config = replace(decoder.config, **model_values)
+    return tokenizer, text_encoder, decoder
 
 
 def device_of(run: Run) -> str:
