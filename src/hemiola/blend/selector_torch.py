@@ -75,7 +75,7 @@ class CorrelationSelector(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table).float(), persistent=False)
         prior = torch.zeros(len(self.lattice))
-        prior[self.lattice.spread(config.pairs)] = torch.linspace(1.0, 0.9, config.pairs)
+        prior[self.lattice.spread(config.pairs)] = torch.linspace(0.1, 0.09, config.pairs)
         self.register_buffer("prior", prior, persistent=False)
 
     def forward(self, input: Tensor, target: Tensor, noise: Tensor | None = None) -> Windows:
