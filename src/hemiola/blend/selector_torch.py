@@ -174,7 +174,8 @@ class CorrelationSelector(nn.Module):
         """Starts and ratios [B, P, S], moved between the cells to where the similarity would be the highest."""
         middles, logs = (each[..., 0] for each in around)
         beside = found[..., 1:].unflatten(-1, (3, 2))
-        trust = torch.tanh(self._strength.abs())
+        # What a small step does to the losses says nothing about how far to trust the scores.
+        trust = torch.tanh(self._strength.detach().abs())
         moved = trust * _peak(beside[..., 0], found[..., :1], beside[..., 1])
         parts: list[Tensor] = []
         for clip, sign in ((0, 1), (1, -1)):
