@@ -10,7 +10,7 @@ def cut_and_stretch(latents: Tensor, starts: Tensor, ratios: Tensor, frames: int
     """Read windows of `frames` frames: frame j of a window is the clip at start + j x ratio, linear between neighbours.
 
     latents [B, D, T], starts [B, N] in frames, ratios [B, N] in source frames per frame -> windows [B, N, D, frames].
-    A ratio of 2 plays twice as fast. A window that would leave the clip reads its first or last frame there; `room`
+    There must be two frames at least. A ratio of 2 plays twice as fast. A window that would leave the clip reads its first or last frame there; `room`
     says what fits. The gradient reaches latents, starts and ratios.
     """
     batch, width, total = latents.shape
