@@ -1,7 +1,7 @@
 """The lattice of choices: which windows of two clips can be heard side by side, and at which tempo. Plain numbers.
 
 A cell is a window of the input and one of the target. Both are read at reciprocal ratios, so that two tempi meet in
-the middle: with rho = input ratio / target ratio, the input is read at sqrt(rho) and the target at 1 / sqrt(rho). Starts
+the middle: with rho = input ratio / target ratio, the input is read at sqrt(rho), the target at 1 / sqrt(rho). Starts
 stand on a grid of columns, `COLUMN_FRAMES` output frames apart.
 """
 

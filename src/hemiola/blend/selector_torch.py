@@ -75,7 +75,7 @@ class CorrelationSelector(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table).float(), persistent=False)
         prior = torch.zeros(len(self.lattice))
-        prior[self.lattice.spread(config.pairs)] = torch.linspace(1.0, 0.9, config.pairs)
+        prior[self.lattice.spread(config.pairs)] = torch.linspace(0.1, 0.09, config.pairs)
         self.register_buffer("prior", prior, persistent=False)
 
     def forward(self, input: Tensor, target: Tensor, noise: Tensor | None = None) -> Windows:
@@ -174,7 +174,8 @@ class CorrelationSelector(nn.Module):
         """Starts and ratios [B, P, S], moved between the cells to where the similarity would be the highest."""
         middles, logs = (each[..., 0] for each in around)
         beside = found[..., 1:].unflatten(-1, (3, 2))
-        trust = torch.tanh(self._strength.abs())
+        # What a small step does to the losses says nothing about how far to trust the scores.
+        trust = torch.tanh(self._strength.detach().abs())
         moved = trust * _peak(beside[..., 0], found[..., :1], beside[..., 1])
         slanted = (logs + RATIO_STEP * moved[..., 2]).clamp(-self._limit, self._limit)
         parts: list[Tensor] = []

@@ -20,6 +20,7 @@ from hemiola.train.codebooks import CodebookTrainer
 from hemiola.train.discriminators import MultiScaleDiscriminator
 from hemiola.train.samples import Samples
 
+STORED = ("float32", "float16")  # in which a checkpoint may be written
 ENCODEC_LOSSES = {"waveform": 0.1, "mel": 2.0, "adversarial": 4.0, "features": 4.0}
 
 
@@ -48,9 +49,12 @@ class CodecRecipe:
     decoder_only: bool = False
     ema_decay: float | None = None
     samples: int = 4
+    dtype: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.dtype not in STORED:
+            raise InputError(f"recipe.dtype must be one of {', '.join(STORED)}, not '{self.dtype}'")
         unknown = sorted(set(self.losses) - set(ENCODEC_LOSSES))
         if unknown:
             raise InputError(f"unknown loss {unknown[0]}: known are {', '.join(ENCODEC_LOSSES)}")
@@ -153,7 +157,7 @@ class CodecTraining(L.LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the codec as a checkpoint folder in Hugging Face's layout."""
-        save(self.codec, folder)
+        save(self.codec, folder, self.recipe.dtype)
 
     def _terms(self, audio: Tensor, output: Tensor) -> dict[str, Any]:
         judged: dict[str, Any] = {}
