@@ -181,7 +181,7 @@ class BlendTraining(L.LightningModule):
         save(self.network, folder)
 
     def _sounds(self, latents: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """Audio [N, 1, S] of the output and of what it is compared with, of latents [N, D, F]: the same crop of each."""
+        """Audio [N, 1, S] of the output and of its references, whose latents [N, D, F] are given: one crop of each."""
         firsts = self._crop(batch)
         if self.recipe.reference == "window":
             # In one pass of the decoder.
