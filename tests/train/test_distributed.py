@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 from hemiola.errors import HemiolaError
-from hemiola.train import runs
+from hemiola.train import blend_runs, runs
+from hemiola.train.blend import BlendTraining
+from hemiola.train.blend_watch import Watch
 from hemiola.train.codec import CodecTraining
 from hemiola.train.fit import fit
 from hemiola.train.musicgen import MusicgenTraining
@@ -22,18 +25,20 @@ from hemiola.train.musicgen import MusicgenTraining
 Config = dict[str, Any]
 
 
-KINDS = {"codec": runs.train_codec, "musicgen": runs.train_musicgen}
-MODULES = {"codec": CodecTraining, "musicgen": MusicgenTraining}
+KINDS = {"codec": runs.train_codec, "musicgen": runs.train_musicgen, "blend": blend_runs.train_blend}
+MODULES = {"codec": CodecTraining, "musicgen": MusicgenTraining, "blend": BlendTraining}
+
+EARLY = {"monitor": "valid/loss", "patience": 1, "validate_every_steps": 2}
+RATES = ("learning_rate", "selector_learning_rate", "discriminator_learning_rate")
 
 
 def train(configs: list[tuple[str, Config]], resume: bool = False) -> None:
-    usual = runs.fit
-    try:
-        runs.fit = lambda *args, **kwargs: usual(*args, **kwargs, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (runs, blend_runs):
+            patch.setattr(module, "fit", partial(fit, progress=False))
+        patch.setattr(blend_runs, "Watch", partial(Watch, heard=0))
         for kind, config in configs:
             KINDS[kind](config, resume=resume)
-    finally:
-        runs.fit = usual
 
 
 def connect(rank: int, port: int) -> None:
@@ -99,18 +104,25 @@ def parameters(config: Config) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(
-    codec_config: Callable[..., Config], musicgen_config: Callable[..., Config], tmp_path: Path
+    codec_config: Callable[..., Config],
+    musicgen_config: Callable[..., Config],
+    blend_config: Callable[..., Config],
+    tmp_path: Path,
 ) -> None:
-    def both(name: str, devices: int) -> list[tuple[str, Config]]:
+    def all_kinds(name: str, devices: int) -> list[tuple[str, Config]]:
         settings = {"devices": devices, "batch": 4, "steps": 20, "validate_every_steps": 10, "accumulate": 2}
         codec = codec_config(folder=str(tmp_path / name / "codec"), **settings)
         codec["recipe"] |= {"commitment": 5.0}  # as strong as the balanced losses, or its share would not show
         model = musicgen_config(folder=str(tmp_path / name / "musicgen"), **settings)
         for config in (codec, model):
             config["recipe"]["ema_decay"] = 0.9
-        return [("codec", codec), ("musicgen", model)]
+        blend = blend_config(folder=str(tmp_path / name / "blend"), devices=devices, batch=4, steps=8)
+        # One that cannot become better, and so ends before its time, on all ranks or never.
+        early = blend_config(folder=str(tmp_path / name / "early"), devices=devices, steps=8, **EARLY)
+        early["recipe"] |= dict.fromkeys(RATES, 1e-30)
+        return [("codec", codec), ("musicgen", model), ("blend", blend), ("blend", early)]
 
-    alone, shared = both("alone", 1), both("shared", 2)
+    alone, shared = all_kinds("alone", 1), all_kinds("shared", 2)
     train(alone)
     torch.multiprocessing.spawn(run_rank, (free_port(), shared), nprocs=2)
     far = {}
@@ -120,16 +132,22 @@ def test_two_processes_train_what_one_does(
         for name, tensor in expected.items():
             if not torch.allclose(found[name], tensor, rtol=1e-5, atol=1e-5):
                 far[f"{kind}: {name}"] = (found[name] - tensor).abs().max().item()
+        assert line.done(Path(two["run"]["folder"])) == line.done(Path(one["run"]["folder"]))
         assert (Path(two["run"]["folder"]) / "checkpoint" / "model.safetensors").is_file()
     assert not far
+    assert line.done(tmp_path / "shared" / "early") == 4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["codec", "musicgen"])
+@pytest.mark.parametrize("kind", ["codec", "musicgen", "blend"])
 def test_a_killed_run_of_two_processes_is_resumed_exactly(
-    kind: str, codec_config: Callable[..., Config], musicgen_config: Callable[..., Config], tmp_path: Path
+    kind: str,
+    codec_config: Callable[..., Config],
+    musicgen_config: Callable[..., Config],
+    blend_config: Callable[..., Config],
+    tmp_path: Path,
 ) -> None:
-    make = {"codec": codec_config, "musicgen": musicgen_config}[kind]
+    make = {"codec": codec_config, "musicgen": musicgen_config, "blend": blend_config}[kind]
     parts, whole = (make(folder=str(tmp_path / name), devices=2, steps=8) for name in ("parts", "whole"))
     with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
         torch.multiprocessing.spawn(run_until_killed, (free_port(), kind, parts, 5), nprocs=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from hemiola.errors import HemiolaError, InputError
-from hemiola.train import checkpoints, runs
+from hemiola.train import blend_runs, checkpoints, runs
 from hemiola.train import config as configs
 from hemiola.train import fit as fits
+from hemiola.train.blend_watch import Watch
 from hemiola.train.fit import Run
 
 Config = dict[str, Any]
@@ -41,12 +43,16 @@ class Record(Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         assert batch_idx not in self.batches
-        self.batches[batch_idx] = batch["tokens"] if isinstance(batch, dict) else batch
+        told = isinstance(batch, dict)
+        self.batches[batch_idx] = next(batch[name] for name in ("tokens", "input") if name in batch) if told else batch
 
 
 @pytest.fixture
 def start(
-    codec_config: Callable[..., Config], musicgen_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    codec_config: Callable[..., Config],
+    musicgen_config: Callable[..., Config],
+    blend_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., None]:
     """Start or resume a run of a kind, with callbacks."""
 
@@ -54,12 +60,17 @@ def start(
         kind: str, *callbacks: Callback, resume: bool = False, recipe: Config | None = None, **settings: Any
     ) -> None:
         def fit(*args: Any, **kwargs: Any) -> L.Trainer:
-            return fits.fit(*args, **kwargs, progress=False, callbacks=callbacks)
+            kwargs["callbacks"] = (*kwargs.get("callbacks", ()), *callbacks)
+            return fits.fit(*args, **kwargs, progress=False)
 
-        monkeypatch.setattr(runs, "fit", fit)
-        config = {"codec": codec_config, "musicgen": musicgen_config}[kind](**settings)
+        for module in (runs, blend_runs):
+            monkeypatch.setattr(module, "fit", fit)
+        # Pictures take longer than these runs.
+        monkeypatch.setattr(blend_runs, "Watch", partial(Watch, heard=0))
+        config = {"codec": codec_config, "musicgen": musicgen_config, "blend": blend_config}[kind](**settings)
         config["recipe"] |= recipe or {}
-        {"codec": runs.train_codec, "musicgen": runs.train_musicgen}[kind](config, resume=resume)
+        train = {"codec": runs.train_codec, "musicgen": runs.train_musicgen, "blend": blend_runs.train_blend}[kind]
+        train(config, resume=resume)
 
     return run
 
@@ -93,13 +104,14 @@ def metrics(folder: Path) -> list[tuple[tuple[str, str], ...]]:
         ("codec", 3, 8, None),
         ("musicgen", 2, 5, None),
         ("musicgen", 3, 7, 0.9),
+        ("blend", 2, 5, None),
     ],
 )
 def test_a_resumed_run_ends_where_it_would_have(
     start: Callable[..., None], tmp_path: Path, kind: str, every: int, stop: int, ema_decay: float | None
 ) -> None:
     whole, before, after = Record(), Record(), Record()
-    settings = {"checkpoint_every_steps": every, "recipe": {"ema_decay": ema_decay}}
+    settings = {"checkpoint_every_steps": every, "recipe": {"ema_decay": ema_decay} if ema_decay else {}}
     start(kind, whole, folder=str(tmp_path / "whole"), **settings)
     parts = {"folder": str(tmp_path / "parts"), **settings}
     with pytest.raises(SystemError):
@@ -144,7 +156,7 @@ def test_half_precision_is_close_to_the_whole(start: Callable[..., None], tmp_pa
 
 
 def test_validation_changes_nothing(start: Callable[..., None], tmp_path: Path) -> None:
-    for kind in ("codec", "musicgen"):
+    for kind in ("codec", "musicgen", "blend"):
         start(kind, folder=str(tmp_path / f"{kind}-often"), validate_every_steps=1)
         start(kind, folder=str(tmp_path / f"{kind}-once"), validate_every_steps=9)
         assert same(content(tmp_path / f"{kind}-often")["state_dict"], content(tmp_path / f"{kind}-once")["state_dict"])
@@ -182,7 +194,7 @@ class Poison(Callback):
             next(module.parameters()).data.fill_(float("inf"))
 
 
-@pytest.mark.parametrize(("kind", "loss"), [("codec", "mel"), ("musicgen", "loss")])
+@pytest.mark.parametrize(("kind", "loss"), [("codec", "mel"), ("musicgen", "loss"), ("blend", "latent_match")])
 def test_a_loss_that_is_not_finite_ends_the_run(
     start: Callable[..., None], tmp_path: Path, kind: str, loss: str
 ) -> None:

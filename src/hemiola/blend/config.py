@@ -66,7 +66,8 @@ class BlendConfig:
             raise WeightsError(f"config: selector must be one of {', '.join(SELECTORS)}, not {self.selector!r}")
         if not 1 < self.ratio_limit <= 2:
             raise WeightsError(f"config: ratio_limit must be more than 1 and at most 2, not {self.ratio_limit!r}")
-        if (self.output_frames - 1) * self.ratio_limit > self.clip_frames - 1:
+        # With a frame to spare, so that even the fastest window has a start to choose.
+        if (self.output_frames - 1) * self.ratio_limit > self.clip_frames - 2:
             raise WeightsError(
                 f"config: {self.output_frames} frames read {self.ratio_limit:g} times faster do not fit into a clip of "
                 f"{self.clip_frames} frames"

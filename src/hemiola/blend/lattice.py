@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemiola.blend.config import BlendConfig
+from hemiola.errors import WeightsError
 
 COLUMN_FRAMES = 16
+APART_FRAMES = 48  # two pairs of windows differ by this much in one of the clips at least
 RATIO_STEP = 0.04  # of the logarithm: neighbours drift by 0.2 s from the middle of a window of 10.7 s to its end
 
 Array = NDArray[Any]
@@ -40,7 +42,10 @@ class Layer:
 
 
 class Lattice:
-    """The cells of a configuration, layer after layer, in one row of numbers."""
+    """The cells of a configuration, layer after layer, in one row of numbers.
+
+    Raises WeightsError for windows of less than a column, and for clips in which they cannot lie apart.
+    """
 
     def __init__(self, config: BlendConfig) -> None:
         self.window = config.output_frames // COLUMN_FRAMES
@@ -50,6 +55,7 @@ class Lattice:
         self.layers = [self._layer(RATIO_STEP * step) for step in range(-steps, steps + 1)]
         sizes = [layer.rows * layer.columns for layer in self.layers]
         self.first_cells = np.cumsum([0, *sizes])
+        self._check(config.pairs)
 
     def _layer(self, log_ratio: float) -> Layer:
         ratios = math.exp(log_ratio / 2), math.exp(-log_ratio / 2)
@@ -59,6 +65,16 @@ class Lattice:
             for ratio, count in zip(ratios, counts)
         ]
         return Layer(log_ratio, ratios[0], ratios[1], middles[0], middles[1], counts[0], counts[1])
+
+    def _check(self, pairs: int) -> None:
+        if not self.window:
+            raise WeightsError(f"config: output_frames must be at least {COLUMN_FRAMES}, not {self.frames}")
+        # Where these lie apart there is always a cell apart from all that were picked.
+        if (np.diff(self.starts[0, self.spread(pairs)]) < APART_FRAMES).any():
+            raise WeightsError(
+                f"config: {pairs} windows of {self.frames} frames cannot lie {APART_FRAMES} frames apart in a clip of "
+                f"{self.total} frames"
+            )
 
     def _room(self, ratio: float) -> float:
         return self.total - 1 - (self.frames - 1) * ratio

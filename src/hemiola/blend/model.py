@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ class Blend:
         left = samples.shape[1] - first
         if left < self.clip_samples:
             clock = Timebase(rate, 1)
-            needed, there = (float(clock.seconds(max(count, 0))) for count in (self.clip_samples, left))
+            needed = float(clock.seconds(self.clip_samples))
+            there = math.floor(100 * clock.seconds(max(left, 0))) / 100  # never what is needed, by rounding
             where = f" from {first / rate:g} s on" if first else ""
             raise AudioError(
                 f"{name} is {there:.2f} s long{where}, a blend takes {needed:g} s of it: take a longer one"

@@ -85,15 +85,21 @@ class BlendNetwork(nn.Module):
         other = cut_and_stretch(target, chosen.target_starts, chosen.target_ratios, frames)
         batch, pairs = cut.shape[:2]
         strengths = self._strengths(input, target)
-        heard = [
-            tonality(self.even(window.flatten(0, 1)), strengths[:, number].repeat_interleave(pairs))
-            for number, (tonality, window) in enumerate(zip(self.tonality, (cut, other)))
+        windows_heard = [window.flatten(0, 1) for window in (cut, other)]
+        plain = [self.even(window) for window in windows_heard]
+        coloured = [
+            tonality(window, strengths[:, number].repeat_interleave(pairs))
+            for number, (tonality, window) in enumerate(zip(self.tonality, plain))
         ]
-        components = self.extractors(*heard)
+        components = self.extractors(*coloured)
         weights = self.weights(components)
-        shares = weights.unflatten(1, (2, 3)).sum(2)
-        mix = shares[:, :1] * heard[0] + shares[:, 1:] * heard[1]
-        output = self._uneven(mix + self.composer(6 * weights[:, :, None] * components))
+        shares = weights.unflatten(1, (2, 3)).sum(2, keepdim=True).unbind(1)
+        # Of the windows as they are and of what was added to them: where that is nothing, a mix of two that are the
+        # same is that window to the bit.
+        mix = sum(share * window for share, window in zip(shares, windows_heard))
+        added = sum(share * (after - before) for share, after, before in zip(shares, coloured, plain))
+        added = added + self.composer(6 * weights[:, :, None] * components)
+        output = mix + self.latent_spread[:, None] * added
         folded = (each.unflatten(0, (batch, pairs)) for each in (output, weights))
         return Blended(next(folded), cut, other, next(folded), windows, strengths)
 
@@ -113,9 +119,6 @@ class BlendNetwork(nn.Module):
     def even(self, latents: Tensor) -> Tensor:
         """Latents [..., D, F] with values near 1: what the layers see."""
         return (latents - self.latent_mean[:, None]) / self.latent_spread[:, None]
-
-    def _uneven(self, latents: Tensor) -> Tensor:
-        return latents * self.latent_spread[:, None] + self.latent_mean[:, None]
 
 
 def load(folder: str | Path, config: BlendConfig, choice: Backend) -> BlendNetwork:

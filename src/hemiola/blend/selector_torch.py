@@ -6,6 +6,7 @@ are scored at once: a window's score is a sum along a diagonal of the matrix tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hemiola.blend.config import BlendConfig
-from hemiola.blend.lattice import COLUMN_FRAMES, RATIO_STEP, Lattice, Layer
+from hemiola.blend.lattice import APART_FRAMES, COLUMN_FRAMES, RATIO_STEP, Lattice, Layer
 from hemiola.blend.layers_torch import silence
 from hemiola.blend.windows_torch import cut_and_stretch, placed, room
 
 SMOOTHING_FRAMES = 16
 FAINTEST = 0.05  # power below which a moment counts as silent
 SHORTLIST = 16  # cells a window that are weighed against each other in training
-APART_FRAMES = 48  # two pairs of windows differ by this much in one of the clips at least
 GAIN_SCALE = 20.0
 SHARED_LIMIT = 0.1  # of the logarithm: how far both clips may be read faster or slower together
 EPSILON = 1e-6
@@ -126,7 +126,7 @@ class CorrelationSelector(nn.Module):
         """The best cells [B, P, shortlist]: the first of each pair lies apart from those of the pairs before."""
         logits, picked = logits.clone(), []
         for _ in range(self.config.pairs):
-            best = logits.topk(shortlist, dim=1).indices
+            best = logits.topk(min(shortlist, len(self.lattice)), dim=1).indices
             picked.append(best)
             away = (self.starts[:, None, :] - self.starts[:, best[:, 0]][:, :, None]).abs()
             logits.masked_fill_((away < APART_FRAMES).all(0), -torch.inf)
@@ -177,9 +177,10 @@ class CorrelationSelector(nn.Module):
         # What a small step does to the losses says nothing about how far to trust the scores.
         trust = torch.tanh(self._strength.detach().abs())
         moved = trust * _peak(beside[..., 0], found[..., :1], beside[..., 1])
+        slanted = (logs + RATIO_STEP * moved[..., 2]).clamp(-self._limit, self._limit)
         parts: list[Tensor] = []
         for clip, sign in ((0, 1), (1, -1)):
-            ratio = torch.exp(sign * (logs + RATIO_STEP * moved[..., 2]) / 2 + shared[..., None])
+            ratio = torch.exp(sign * slanted / 2 + shared[..., None])
             middle = middles[clip] + COLUMN_FRAMES * torch.exp(sign * logs / 2) * moved[..., clip]
             # A window turns about its middle, and keeps to the clip.
             latest = room(self.config.clip_frames, ratio, self._frames)
@@ -193,7 +194,11 @@ class CorrelationSelector(nn.Module):
 
     def _shared_ratios(self, input: Tensor, target: Tensor) -> Tensor:
         """How much faster both clips are read, [B, P], as a logarithm."""
-        return SHARED_LIMIT * torch.tanh(self.shared(facts(input, target)))
+        return min(SHARED_LIMIT, self._limit / 2) * torch.tanh(self.shared(facts(input, target)))
+
+    @property
+    def _limit(self) -> float:
+        return math.log(self.config.ratio_limit)
 
 
 def facts(*clips: Tensor) -> Tensor:

@@ -9,14 +9,15 @@ from torch import Tensor
 def cut_and_stretch(latents: Tensor, starts: Tensor, ratios: Tensor, frames: int) -> Tensor:
     """Read windows of `frames` frames: frame j of a window is the clip at start + j x ratio, linear between neighbours.
 
-    latents [B, D, T], starts [B, N] in frames, ratios [B, N] in source frames per frame -> windows [B, N, D, frames].
-    A ratio of 2 plays twice as fast. A window that would leave the clip reads its first or last frame there; `room`
-    says what fits. The gradient reaches latents, starts and ratios.
+    latents [B, D, T] of two frames at least, starts [B, N] in frames, ratios [B, N] in source frames per frame ->
+    windows [B, N, D, frames]. A ratio of 2 plays twice as fast. A window that would leave the clip reads its first or
+    last frame there; `room` says what fits. The gradient reaches latents, starts and ratios.
     """
     batch, width, total = latents.shape
     steps = torch.arange(frames, device=latents.device, dtype=starts.dtype)
     positions = (starts[..., None] + ratios[..., None] * steps).clamp(0, total - 1)
-    before = positions.detach().floor().clamp(max=total - 2).long()
+    # A place that is no number reads numbers that are none: `between` sees to that, an index could not.
+    before = positions.detach().nan_to_num().floor().clamp(max=total - 2).long()
     between = (positions - before).to(latents.dtype)[..., None]
     # Rows of one long table, so that a frame's values lie side by side when they are read.
     rows = latents.mT.reshape(batch * total, width)

@@ -48,16 +48,21 @@ def blend(
 
     if pictures:
         require_matplotlib()
+    sounds = Audio.load(input), Audio.load(target)
     model = Blend.from_pretrained(checkpoint, codec=codec, device=device, allow_pickle=allow_pickle)
     paths = _places(output, model.config.pairs, pictures, force)
-    sounds = Audio.load(input), Audio.load(target)
     made = model.render(*sounds, input_start=input_start, target_start=target_start, seed=seed)
     for path, passage in zip(paths, made.passages):
         io.write(path, passage.output, passage.sample_rate, force=force)
         screen.written(path)
     if pictures:
         _draw(paths, made)
-    asked = {"input_start": input_start, "target_start": target_start, "seed": seed}
+    asked = {
+        "input_start": input_start,
+        "target_start": target_start,
+        "seed": seed,
+        "codec": codec or model.config.codec,
+    }
     _record(output / RECORD, _told(model, sounds, checkpoint, paths, made, asked), force)
     _describe(made)
 
@@ -121,7 +126,6 @@ def _told(
         "target": str(sounds[1].source),
         **asked,
         "checkpoint": str(checkpoint),
-        "codec": model.config.codec,
         "sample_rate": clock.sample_rate,
         "samples": model.output_samples,
         "tonality": {"input": made.input_strength, "target": made.target_strength},

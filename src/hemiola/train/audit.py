@@ -45,10 +45,12 @@ def audit(parts: Parts, *, items: int = 2, seed: int = 0) -> list[Row]:
     A network that has learned nothing hides much: its last layers are 0, and stop what comes from behind them. So its
     parameters are shaken a little first.
     """
-    module = parts.module
+    # Where the codec is; a run's trainer would have brought the rest along.
+    device = next(parts.module.frozen.codec.parameters()).device
+    module = parts.module.to(device)
     shake(module, seed)
     batch: dict[str, Tensor] = default_collate([parts.train[index] for index in range(items)])
-    return gradients(module, batch)
+    return gradients(module, {name: each.to(device) for name, each in batch.items()})
 
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -65,7 +67,7 @@ def gradients(module: BlendTraining, batch: Mapping[str, Tensor]) -> list[Row]:
     network = module.network
     windows = network.select(batch["input"], batch["target"], network.noise(module.seeds(batch)))
     terms = module.terms(network.compose(batch["input"], batch["target"], windows), batch)
-    # As the windows are cut: a straight-through weight lies beside the starts, and counts as the selector's.
+    # Starts and ratios are those that the windows were cut by; what a loss says of the shortlist is the selector's.
     groups: dict[str, list[Tensor]] = {
         "starts": [windows.input_starts, windows.target_starts],
         "ratios": [windows.input_ratios, windows.target_ratios],

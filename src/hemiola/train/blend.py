@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +36,10 @@ class BlendRecipe:
         selector_learning_rate: the selector has few parameters, and they have a long way to go.
         discriminator_learning_rate: of AdamW, for the discriminator.
         decode_seconds: of each window so much is decoded, at a place drawn for each pair; None decodes all of it.
-        reference: "window": compare with the windows themselves; "center": with the middle of the clips, at their own
-            tempo, whatever was cut, as an earlier system did (for comparison).
+        reference: "window": compare with the windows themselves, as the frozen decoder plays them; "center": with the
+            samples in the middle of the clips, as an earlier system did, for comparison only. It is wrong: an output is
+            made of windows that lie elsewhere and were read at another tempo, so that moment j of one and moment j of
+            the other have nothing to do with each other, and even a perfect copy of a window is punished for it.
         seed: of all that is drawn.
     """
 
@@ -58,6 +61,18 @@ class BlendRecipe:
             raise InputError(f"recipe.reference must be one of {', '.join(REFERENCES)}, not '{self.reference}'")
         if self.decode_seconds is not None and not self.decode_seconds >= 0.25:
             raise InputError(f"recipe.decode_seconds must be at least 0.25, not {self.decode_seconds}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name in ("learning_rate", "selector_learning_rate", "discriminator_learning_rate", "gradient_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"recipe.{name} must be more than 0, not {getattr(self, name)}")
+        weights = {f"losses.{name}": weight for name, weight in self.losses.items()}
+        for name, value in {"weight_decay": self.weight_decay, **weights}.items():
+            if not 0 <= value < math.inf:
+                raise InputError(f"recipe.{name} must be at least 0, not {value}")
+        if not any(self.weights.values()):
+            raise InputError("recipe.losses: every weight is 0, which leaves nothing to learn")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -66,7 +81,10 @@ class BlendRecipe:
 
 
 class BlendTraining(L.LightningModule):
-    """Batches hold latents: `input`, `target` [B, D, T], `real` [B, D, F] of other tracks, and `item` [B]."""
+    """Batches hold latents: `input`, `target` [B, D, T], `real` [B, D, F] of other tracks, and `item` [B].
+
+    With `reference: center` also samples: `input_audio` and `target_audio` [B, 1, S].
+    """
 
     def __init__(self, network: BlendNetwork, codec: Encodec, recipe: BlendRecipe) -> None:
         super().__init__()
@@ -135,7 +153,7 @@ class BlendTraining(L.LightningModule):
             each.flatten(0, 1)
             for each in (blended.output, blended.input_window, blended.target_window, blended.components)
         )
-        sounds = self._decoded(output, *self._references(cut, other, batch), self._crop(batch))
+        sounds = self._sounds([output, cut, other], batch)
         windows = blended.windows.chosen
         return Scene(
             output=output,
@@ -162,14 +180,18 @@ class BlendTraining(L.LightningModule):
         """Write the network as a checkpoint folder."""
         save(self.network, folder)
 
-    def _references(self, cut: Tensor, other: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _sounds(self, latents: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """Audio [N, 1, S] of the output and of its references, whose latents [N, D, F] are given: one crop of each."""
+        firsts = self._crop(batch)
         if self.recipe.reference == "window":
-            return cut, other
-        config = self.network.config
-        first = (config.clip_frames - config.output_frames) // 2
-        clips = (batch[name][..., first : first + config.output_frames] for name in ("input", "target"))
-        middle = [clip.repeat_interleave(config.pairs, 0) for clip in clips]
-        return middle[0], middle[1]
+            # In one pass of the decoder.
+            return self._sound(torch.cat([self._part(each, firsts) for each in latents])).chunk(3)
+        sources = (batch[name] for name in ("input_audio", "target_audio"))
+        middles = [each.repeat_interleave(self.network.config.pairs, 0) for each in sources]
+        return [
+            self._sound(self._part(latents[0], firsts)),
+            *(self._part(each, firsts, self.clock.hop) for each in middles),
+        ]
 
     def _crop(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """First frames [N] of what is decoded, or None where it is all; the passages of a pair share one."""
@@ -185,13 +207,12 @@ class BlendTraining(L.LightningModule):
         clock, config = self.clock, self.network.config
         return min(config.output_frames, clock.frames(clock.samples(str(self.recipe.decode_seconds))))
 
-    def _decoded(self, output: Tensor, cut: Tensor, other: Tensor, firsts: Tensor | None) -> Sequence[Tensor]:
-        """Latents [N, D, F] three times -> audio [N, 1, S] three times, in one pass of the decoder."""
-        parts = [output, cut, other]
-        if firsts is not None:
-            frames = firsts[:, None] + torch.arange(self._crop_frames, device=firsts.device)
-            parts = [part.gather(2, frames[:, None, :].expand(-1, part.shape[1], -1)) for part in parts]
-        return self._sound(torch.cat(parts)).chunk(3)
+    def _part(self, whole: Tensor, firsts: Tensor | None, each: int = 1) -> Tensor:
+        """The crops of [N, channels, F * each], from frames `firsts` [N] on, where a frame is so many columns."""
+        if firsts is None:
+            return whole
+        columns = each * firsts[:, None] + torch.arange(each * self._crop_frames, device=firsts.device)
+        return whole.gather(2, columns[:, None, :].expand(-1, whole.shape[1], -1))
 
     def _sound(self, latents: Tensor) -> Tensor:
         """Latents [N, D, f] -> audio, a few rows at a time; what the decoder did in between is worked out once more.

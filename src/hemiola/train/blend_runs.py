@@ -15,6 +15,7 @@ from hemiola.backend import choose
 from hemiola.blend.config import BlendConfig
 from hemiola.blend.network_torch import BlendNetwork
 from hemiola.codec.encodec_torch import Encodec
+from hemiola.errors import InputError
 from hemiola.train import config as configs
 from hemiola.train import pairs, planted
 from hemiola.train.blend import BlendRecipe, BlendTraining
@@ -70,6 +71,8 @@ def assemble(config: Mapping[str, Any], *, resume: bool = False, progress: Progr
     )
     run = configs.build(Run, run_values, "run")
     check_folder(run, resume)
+    if run.accumulate > 1:
+        raise InputError("run.accumulate must be 1 for a blend, whose decoder takes a few rows at a time anyway")
     data = configs.build(PairData, data_values, "data")
     recipe = configs.build(BlendRecipe, {"seed": run.seed, **recipe_values}, "recipe")
     wanted = configs.build(TrainedCodec, codec_values, "codec")
@@ -79,9 +82,9 @@ def assemble(config: Mapping[str, Any], *, resume: bool = False, progress: Progr
     L.seed_everything(run.seed, verbose=False)
     shape = {"codec": wanted.path, "latent_dim": codec.config.hidden_size, "clip_frames": _clip_frames(dataset, codec)}
     network = BlendNetwork(configs.build(BlendConfig, {**shape, **model_values}, "model"))
-    frames = network.config.output_frames
-    train = PairLatents(dataset, "train", latents, frames=frames, seed=run.seed, mode=data.mode)
-    valid = PairLatents(dataset, "valid", latents, frames=frames, mode=data.mode)
+    center = codec.config.timebase if recipe.reference == "center" else None
+    given = partial(PairLatents, dataset, latents=latents, frames=network.config.output_frames, mode=data.mode)
+    train, valid = given("train", seed=run.seed, center=center), given("valid", center=center)
     network.fit_latents(*_spread(train))
     return Parts(BlendTraining(network, codec, recipe), train, valid, run)
 

@@ -15,6 +15,7 @@ from hemiola.audio.writing import replacing
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
 from hemiola.errors import InputError
+from hemiola.timebase import Timebase
 from hemiola.train.pairs import LATENTS, Cut, Pair, PairFolder
 from hemiola.train.tokens import fingerprint
 
@@ -69,7 +70,8 @@ class PairLatents(Dataset):
 
     With a seed, item i is drawn by (seed, i) alone and each pass over the pairs is a fresh shuffle; without, item i is
     pair i. Modes: "pairs" as they are; "unity", where the target is the input; "shuffle_targets", where each target is
-    that of another pair of the same split. Raises InputError for a split that cannot give that.
+    that of another pair of the same split. With `center`, the codec's clock, items also hold the samples in the middle
+    of both clips that `frames` frames span. Raises InputError for a split that cannot give that.
     """
 
     def __init__(
@@ -81,11 +83,12 @@ class PairLatents(Dataset):
         frames: int,
         seed: int | None = None,
         mode: str = "pairs",
+        center: Timebase | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"no mode is called '{mode}': choose one of {', '.join(MODES)}")
         self.dataset, self.latents, self.frames = dataset, Path(latents), frames
-        self.split, self.seed, self.mode = split, seed, mode
+        self.split, self.seed, self.mode, self.center = split, seed, mode, center
         self.pairs: list[Pair] = dataset.of(split)
         self._real = _RealClips(dataset, split)
         self._check()
@@ -95,14 +98,18 @@ class PairLatents(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, item: int) -> dict[str, Tensor | int]:
-        """Float32 input [D, T], target [D, T] and real [D, F], of a track beside theirs; item, and row in `pairs`."""
+        """Float32 input [D, T], target [D, T] and real [D, F], of a track beside theirs; item, and row in `pairs`.
+
+        With `center` also float32 input_audio and target_audio, [1, samples].
+        """
         row, names = self.chosen(item)
         rng = np.random.default_rng((self.seed or 0, item, 2))
         real = self._load(self._real.draw(names, rng))
         start = int(rng.integers(real.shape[1] - self.frames + 1))
         shown, heard = (_tensor(self._load(name)) for name in names)
         stretch = _tensor(real[:, start : start + self.frames])
-        return {"input": shown, "target": heard, "real": stretch, "item": item, "pair": row}
+        given = {"input": shown, "target": heard, "real": stretch, "item": item, "pair": row}
+        return given | ({} if self.center is None else self._middles(names, self.center))
 
     def chosen(self, item: int) -> tuple[int, tuple[str, str]]:
         """Which pair item i is, by its row in `pairs`, and the clips that it takes as input and target."""
@@ -122,6 +129,11 @@ class PairLatents(Dataset):
         """Input and target of an item as samples, float32 [1, samples] each."""
         _, (shown, heard) = self.chosen(item)
         return self.dataset.audio(shown), self.dataset.audio(heard)
+
+    def _middles(self, names: tuple[str, str], clock: Timebase) -> dict[str, Tensor]:
+        sounds = [self.dataset.audio(name) for name in names]
+        middles = [np.ascontiguousarray(each[:, clock.center(each.shape[1], self.frames)]) for each in sounds]
+        return {f"{name}_audio": torch.from_numpy(each) for name, each in zip(("input", "target"), middles)}
 
     def _shuffled(self, item: int) -> int:
         turn, place = divmod(item, len(self.pairs))
@@ -147,6 +159,11 @@ class PairLatents(Dataset):
             raise InputError(f"{self.dataset.folder} needs a track beside those of each pair: add audio from another")
         if not self.frames <= self._load(self.pairs[0].input).shape[1]:
             raise InputError(f"the clips of {self.dataset.folder} are shorter than an output of {self.frames} frames")
+        if self.center is not None:
+            try:
+                self._middles((self.pairs[0].input, self.pairs[0].target), self.center)
+            except ValueError as error:
+                raise InputError(f"the clips of {self.dataset.folder} have no middle: {error}") from None
 
 
 class _RealClips:
