@@ -12,8 +12,9 @@ import soundfile
 from matplotlib.image import imread
 
 from hemiola.codec.model import EncodecModel
+from hemiola.errors import BackendError
 from hemiola.timebase import Timebase
-from hemiola.train import runs
+from hemiola.train import runs, samples
 from hemiola.train.data import Segments, clips
 from hemiola.train.samples import draw
 
@@ -38,6 +39,17 @@ def test_a_validation_writes_sounds_and_pictures(
         np.testing.assert_allclose(heard, valid[number][0].numpy(), atol=1e-6)
         output, _ = soundfile.read(folders[1] / f"{number + 1}-output.wav", dtype="float32")
         np.testing.assert_allclose(output, codec.decode(codec.encode(heard[None]))[0], atol=1e-4)
+
+
+def test_what_is_missing_is_named_before_any_work(
+    codec_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = codec_config()
+    config["recipe"]["samples"] = 1
+    monkeypatch.setattr(samples, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"recipe\.samples needs matplotlib: pip install 'hemiola\[train\]'"):
+        runs.train_codec(config)
+    assert not (tmp_path / "codec" / "last.ckpt").exists()
 
 
 def test_a_picture_shows_where_the_sound_is(tmp_path: Path) -> None:
