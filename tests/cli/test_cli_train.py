@@ -93,3 +93,16 @@ def test_of_many_processes_one_names_what_was_written(
     for rank, out in ((0, "out\n"), (1, "")):
         monkeypatch.setattr(rank_zero_only, "rank", rank)
         assert hemiola("train", "codec", "--config", "run.yaml").out == out
+
+
+def test_a_rank_for_lora_is_a_key_of_the_config(hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def train(values: dict, **_: object) -> Path:
+        seen.append(values)
+        return Path("out")
+
+    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(train_musicgen=train))
+    (tmp_path / "run.yaml").write_text("recipe: {lora_rank: 8}")
+    assert hemiola("train", "musicgen", "--config", "run.yaml", "--lora-rank", "4", "run.steps=3").code == 0
+    assert seen == [{"recipe": {"lora_rank": 4}, "run": {"steps": 3}}]
