@@ -187,6 +187,13 @@ def test_beats_at_111_bpm_fall_on_frames_27_apart() -> None:
     assert CODECS["32 kHz"].frame_near("0.03") == 2  # exactly between 1 and 2
 
 
+@given(clocks, st.integers(0, 10**6))
+def test_a_moment_between_frames_goes_on_where_whole_frames_are(clock: Timebase, frames: int) -> None:
+    exact = clock.seconds(clock.samples_of(frames))
+    assert clock.moment(frames) == pytest.approx(float(exact), rel=1e-12)
+    assert clock.moment(frames + 0.25) - clock.moment(frames) == pytest.approx(0.25 / float(clock.frame_rate), rel=1e-5)
+
+
 def test_a_centre_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="801 frames are 256320 samples, more than the 256000 there are"):
         CODECS["24 kHz"].center(256_000, 801)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hemiola.audio.audio import Audio
+    from hemiola.blend.model import Blend
     from hemiola.codec.model import EncodecModel
     from hemiola.errors import HemiolaError
     from hemiola.generation import MusicGen, generate
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Audio",
+    "Blend",
     "EncodecModel",
     "HemiolaError",
     "MusicGen",
@@ -32,6 +34,7 @@ __all__ = [
 # No module may be named like one of these: importing it would put the module in the name's place.
 _HOMES = {
     "Audio": "hemiola.audio.audio",
+    "Blend": "hemiola.blend.model",
     "EncodecModel": "hemiola.codec.model",
     "HemiolaError": "hemiola.errors",
     "MusicGen": "hemiola.generation",

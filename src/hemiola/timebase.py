@@ -59,6 +59,10 @@ class Timebase:
         """The duration of `samples`, exact."""
         return Fraction(_count(samples, "samples"), self.sample_rate)
 
+    def moment(self, place: float) -> float:
+        """The second at which a place between frames lies, counted in frames from the start: 1.5 is in the second."""
+        return place * self.hop / self.sample_rate
+
     def center(self, total: int, frames: int) -> slice:
         """The samples in the middle of `total` that `frames` frames span.
 

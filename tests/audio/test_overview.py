@@ -42,6 +42,16 @@ def test_columns_hold_every_sample(tmp_path: Path, length: int) -> None:
         np.testing.assert_array_equal(found.highs[:, column], part.max(axis=1))
     assert found.peak == np.abs(samples).max()
     assert found.rms == pytest.approx(np.sqrt(np.mean(samples.astype(float) ** 2)))
+    parts = np.array_split(samples.astype(float), range(found.column_samples, length, found.column_samples), axis=1)
+    np.testing.assert_allclose(found.envelope, [np.sqrt(np.mean(part**2)) for part in parts])
+
+
+@pytest.mark.parametrize("length", [1, 999, 20_001, 131_073])
+def test_in_memory_it_is_the_same_as_from_a_file(tmp_path: Path, length: int) -> None:
+    samples = np.random.default_rng(length).uniform(-1, 1, (2, length)).astype(np.float32)
+    expected, found = seen(tmp_path / "x.wav", samples, 4000), overview.glance(samples, 4000)
+    for name, value in vars(expected).items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("length", [3000, 70_000])

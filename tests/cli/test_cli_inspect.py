@@ -13,10 +13,6 @@ import pytest
 import soundfile
 from PIL import Image
 
-from hemiola.audio import io
-from hemiola.audio.overview import survey
-from hemiola.cli import picture
-
 Run = Callable[..., Any]
 
 
@@ -78,17 +74,6 @@ def test_a_json_that_is_of_something_else_is_no_recipe(
     assert ran.code == 0
     assert message in ran.err
     assert "again" not in ran.err
-
-
-@pytest.mark.parametrize(
-    ("seconds", "channels", "rate"), [(1 / 8000, 1, 8000), (0.02, 9, 48000), (130, 2, 8000), (7300, 1, 40)]
-)
-def test_any_length_and_any_channels_can_be_drawn(tmp_path: Path, seconds: float, channels: int, rate: int) -> None:
-    write(tmp_path / "x.wav", seconds, channels, rate)
-    with io.opened(tmp_path / "x.wav") as reel:
-        overview = survey(reel)
-    picture.draw(overview, tmp_path / "x.png", "a $b$ 名 \udcff.wav" * 9, "facts")
-    assert pixels(tmp_path / "x.png").std() > 10
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,47 @@ def test_what_training_needs_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, "hemiola.train.config", raising=False)
     ran = hemiola("train", "codec", "--config", "run.yaml")
     assert (ran.code, ran.error) == (3, "training needs yaml: pip install 'hemiola[train]'")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_requeued_job_goes_on_where_there_is_a_checkpoint(
+    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    seen = []
+
+    def train(values: dict, *, resume: bool, progress: object) -> Path:
+        seen.append(resume)
+        return Path("out")
+
+    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(train_codec=train))
+    (tmp_path / "run.yaml").write_text("run: {folder: out}")
+    if begun:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "last.ckpt").touch()
+    assert hemiola("train", "codec", "--config", "run.yaml", "--auto-resume").code == 0
+    assert seen == [begun]
+
+
+def test_of_many_processes_one_names_what_was_written(
+    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(train_codec=lambda values, **_: Path("out")))
+    (tmp_path / "run.yaml").write_text("run: {folder: out}")
+    for rank, out in ((0, "out\n"), (1, "")):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        assert hemiola("train", "codec", "--config", "run.yaml").out == out
+
+
+def test_a_rank_for_lora_is_a_key_of_the_config(hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def train(values: dict, **_: object) -> Path:
+        seen.append(values)
+        return Path("out")
+
+    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(train_musicgen=train))
+    (tmp_path / "run.yaml").write_text("recipe: {lora_rank: 8}")
+    assert hemiola("train", "musicgen", "--config", "run.yaml", "--lora-rank", "4", "run.steps=3").code == 0
+    assert seen == [{"recipe": {"lora_rank": 4}, "run": {"steps": 3}}]

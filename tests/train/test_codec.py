@@ -137,6 +137,27 @@ def test_every_bandwidth_is_trained_and_every_rank_draws_the_same() -> None:
     assert drawn != [training(seed=4)._codebooks_for_step(number) for number in range(100)]
 
 
+def test_a_codec_that_normalises_is_trained_as_it_codes() -> None:
+    """Stereo and in chunks: a training segment is what a chunk is to the codec itself."""
+    torch.manual_seed(0)
+    shape = {"audio_channels": 2, "normalize": True, "norm_type": "time_group_norm", "chunk_length_s": 0.1}
+    codec = Encodec(replace(CONFIG, **shape, overlap=0.01))
+    initialise(codec)
+    module = CodecTraining(codec, CodecRecipe(**SMALL, quantiser_warmup_steps=0)).eval()
+    heard = torch.cat([audio(), audio(1)], dim=1)[..., :197] * torch.tensor([0.1, 1.0, 3.0])[:, None, None]
+    with torch.no_grad():
+        output, _ = module.reconstruct(heard, 2)
+        torch.testing.assert_close(module.reconstruct(5 * heard, 2)[0], 5 * output)
+    itself = EncodecModel(codec.config, codec)
+    expected = itself.decode(itself.encode(heard.numpy()))
+    np.testing.assert_allclose(output.numpy(), expected, atol=1e-5)
+    module.train()
+    trained, commitment = module.reconstruct(heard, 2)
+    terms = {name: loss() for name, loss in module._terms(heard, trained).items()}
+    module._codec_loss(trained, terms, commitment).backward()
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in codec.parameters())
+
+
 @pytest.mark.parametrize("shape", [{}, {"use_causal_conv": True, "use_conv_shortcut": True}])
 def test_a_new_codec_keeps_the_signal(shape: dict[str, Any]) -> None:
     """Torch's own start hardly lets the input through; ours keeps its size, and its differences."""

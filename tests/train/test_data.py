@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hemiola.errors import AudioError, InputError
 from hemiola.timebase import Timebase
-from hemiola.train.data import Clip, Segments, StepData, StepOrder, clips
+from hemiola.train.data import Clip, Segments, StepData, StepOrder, clips, parted
 
 RATE = 2000
 
@@ -168,6 +168,8 @@ def test_the_ranks_shares_join_to_the_global_batch(steps: int, share: int, world
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(InputError, match="global batch of 5 cannot be shared by 2"):
         StepOrder(3, 5, 0, 2)
+    with pytest.raises(InputError, match="global batch of 6 cannot be shared by 2 processes in 2 parts"):
+        StepOrder(1, 6, 0, 2, parts=2)
 
 
 def test_loaders_give_batches_by_step(tmp_path: Path) -> None:
@@ -187,3 +189,44 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     chosen = segments(tmp_path)
     alone, shared = (list(StepData(chosen, None, steps=3, batch=2, workers=n).train_dataloader()) for n in (0, 1))
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_a_plain_folder_is_parted_by_names_alone(tmp_path: Path) -> None:
+    for number in range(60):
+        write(tmp_path / "music" / f"{number}.wav", 10)
+    train, valid = parted(tmp_path / "music")
+    assert (len(train), len(valid)) == (57, 3)
+    assert {clip.path.name for clip in (*train, *valid)} == {f"{number}.wav" for number in range(60)}
+    (tmp_path / "music").rename(tmp_path / "moved")
+    assert [clip.path.name for clip in parted(tmp_path / "moved")[1]] == [clip.path.name for clip in valid]
+
+
+def test_a_folder_that_is_parted_already_stays_so(tmp_path: Path) -> None:
+    for part, count in (("train", 3), ("valid", 2)):
+        for number in range(count):
+            write(tmp_path / part / f"{number}.wav", 10)
+    assert [len(part) for part in parted(tmp_path)] == [3, 2]
+    write(tmp_path / "alone" / "one.wav", 10)
+    with pytest.raises(InputError, match=r"only one file of audio in .*alone"):
+        parted(tmp_path / "alone")
+
+
+def test_a_json_beside_a_clip_is_its_caption(tmp_path: Path) -> None:
+    for name, row in (("a", {"caption": "one"}), ("b", {"description": " two "}), ("c", {"title": "three"})):
+        write(tmp_path / f"{name}.wav", 10)
+        (tmp_path / f"{name}.json").write_text(json.dumps(row))
+    assert [clip.caption for clip in clips(tmp_path)] == ["one", "two", ""]
+    (tmp_path / "c.json").write_text("[1]")
+    with pytest.raises(InputError, match=r"c\.json holds no caption"):
+        clips(tmp_path)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+@settings(max_examples=20)
+def test_a_part_of_all_ranks_is_a_part_of_the_batch(world: int, parts: int, share: int) -> None:
+    batch = world * parts * share
+    ranks = [list(StepOrder(2, batch, rank, world, parts=parts))[1] for rank in range(world)]
+    for part in range(parts):
+        items = chain.from_iterable(rank[part * share : (part + 1) * share] for rank in ranks)
+        first = batch + part * batch // parts
+        assert sorted(items) == list(range(first, first + batch // parts))

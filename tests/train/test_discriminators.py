@@ -7,7 +7,7 @@ import torch
 from scipy import signal
 
 from hemiola.train import losses
-from hemiola.train.discriminators import MultiScaleDiscriminator, SpectralDiscriminator
+from hemiola.train.discriminators import LatentDiscriminator, MultiScaleDiscriminator, SpectralDiscriminator
 
 
 def test_the_spectrum_is_scipys() -> None:
@@ -55,3 +55,45 @@ def test_silence_gives_finite_gradients() -> None:
     losses.hinge_generator(judge(silence)[0]).backward()
     assert silence.grad.isfinite().all()
     assert all(each.grad.isfinite().all() for each in judge.parameters())
+
+
+def test_a_passage_of_latents_is_judged_by_itself_whatever_its_length() -> None:
+    torch.manual_seed(0)
+    judge = LatentDiscriminator(4, (6, 5))
+    latents = torch.randn(3, 4, 37)
+    logits = judge(latents)
+    assert logits.shape == (3,)
+    torch.testing.assert_close(judge(latents[1:2]), logits[1:2])
+    assert judge(latents[..., :5]).isfinite().all()
+
+
+def test_a_judge_of_latents_is_convolutions_and_a_mean() -> None:
+    """Against numpy's correlation, layer by layer, with kernels of 3 and 5."""
+    torch.manual_seed(0)
+    judge = LatentDiscriminator(2, (3, 2))
+    latents = torch.randn(1, 2, 11)
+    hidden = latents[0].detach().numpy()
+    for layer, kernel in zip(judge.layers, (3, 5)):
+        weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        assert weight.shape[-1] == kernel
+        summed = [sum(np.correlate(x, w, "same") for x, w in zip(hidden, filters)) for filters in weight]
+        hidden = np.array(summed) + bias[:, None]
+        hidden = np.where(hidden > 0, hidden, 0.2 * hidden)
+    expected = judge.head.weight.detach().numpy() @ hidden.mean(1) + judge.head.bias.detach().numpy()
+    np.testing.assert_allclose(judge(latents).detach().numpy(), expected, atol=1e-5)
+
+
+def test_a_judge_of_latents_hears_order() -> None:
+    """Same frames, in order or shuffled: what only the neighbourhood tells."""
+    torch.manual_seed(0)
+    judge = LatentDiscriminator(2, (8, 8))
+    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-2)
+    for _ in range(60):
+        times = torch.arange(48) * 0.4 + 6 * torch.rand(8, 1)
+        real = torch.stack([times.sin(), times.cos()], 1)
+        fake = real[..., torch.randperm(48)]
+        optimizer.zero_grad()
+        loss = losses.hinge_discriminator([judge(real)], [judge(fake)])
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.5

@@ -30,6 +30,16 @@ def reference_filters(n_fft: int, mels: int) -> np.ndarray:
     return filters / filters.sum(1, keepdims=True)
 
 
+def test_a_root_is_0_at_0_and_has_a_slope_there() -> None:
+    power = torch.tensor([0.0, 1e-14, 1e-10, 1e-4, 2.0], requires_grad=True)
+    found = losses.root(power)
+    exact = np.sqrt(power.detach().double().numpy() + 1e-10) - 1e-5
+    np.testing.assert_allclose(found.detach().numpy(), exact, rtol=1e-5, atol=1e-15)
+    assert found[0] == 0
+    found.sum().backward()
+    np.testing.assert_allclose(power.grad.numpy(), 0.5 / (exact + 1e-5), rtol=1e-4)
+
+
 @pytest.mark.parametrize(("n_fft", "hop"), [(64, 16), (256, 64)])
 def test_magnitude_is_scipys(n_fft: int, hop: int) -> None:
     audio = noise(2, 1, 1024).double()

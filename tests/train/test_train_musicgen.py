@@ -197,3 +197,34 @@ def test_what_is_trained_loads_here_and_in_transformers(
     # The weights are kept in half precision.
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
     assert expected.std() > 0.1
+
+
+def test_a_step_in_parts_is_the_step(
+    musicgen_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows hold different numbers of places: the mean of the parts' means would be another one."""
+    quiet = runs.fit
+    monkeypatch.setattr(runs, "fit", lambda *args, **kwargs: quiet(*args, **kwargs, progress=False))
+    states = []
+    for parts in (1, 4):
+        settings = {"steps": 5, "batch": 4, "accumulate": parts, "validate_every_steps": 5}
+        runs.train_musicgen(musicgen_config(folder=str(tmp_path / str(parts)), **settings))
+        states.append(torch.load(tmp_path / str(parts) / "last.ckpt", weights_only=True)["state_dict"])
+    for name, each in states[0].items():
+        torch.testing.assert_close(states[1][name], each, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stereo_model_is_trained_and_trained_further(
+    musicgen_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = runs.fit
+    monkeypatch.setattr(runs, "fit", lambda *args, **kwargs: quiet(*args, **kwargs, progress=False))
+    config = musicgen_config(steps=2)
+    config["model"] |= {"audio_channels": 2, "num_codebooks": 4}
+    first = runs.train_musicgen(config)
+    again = musicgen_config(steps=2, folder=str(tmp_path / "again"))
+    del again["model"], again["text"], again["codec"]
+    model = MusicgenModel.from_pretrained(
+        runs.train_musicgen({**again, "start": {"path": str(first)}}), backend="torch"
+    )
+    assert (model.channels, model.config.decoder.num_codebooks) == (2, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 class Overview:
     """What there is to see; a column is `column_samples` long, and the last may be shorter.
 
-    lows, highs: float32 [channels, columns]. mel, chroma: power [MELS, columns] and, of C to B, [12, columns], in the
-    mean of all channels. rms: of everything, on all channels.
+    lows, highs: float32 [channels, columns]. energies: sums of squares, float64 [channels, columns]. mel, chroma: power
+    [MELS, columns] and, of C to B, [12, columns], in the mean of all channels.
     """
 
     sample_rate: int
@@ -40,9 +40,9 @@ class Overview:
     column_samples: int
     lows: NDArray[np.float32]
     highs: NDArray[np.float32]
+    energies: NDArray[np.float64]
     mel: NDArray[np.float32]
     chroma: NDArray[np.float32]
-    rms: float
 
     @property
     def channels(self) -> int:
@@ -59,35 +59,37 @@ class Overview:
         """The largest absolute value."""
         return float(max(self.highs.max(), -self.lows.min()))
 
+    @property
+    def rms(self) -> float:
+        """Of everything, on all channels."""
+        return float(np.sqrt(self.energies.sum() / (self.length * self.channels)))
+
+    @property
+    def envelope(self) -> NDArray[np.float64]:
+        """RMS of each column, on all channels, [columns]."""
+        starts = np.arange(self.energies.shape[1]) * self.column_samples
+        lengths = np.minimum(self.length - starts, self.column_samples)
+        return np.sqrt(self.energies.mean(axis=0) / lengths)
+
 
 def survey(reel: Reel, progress: Progress | None = None) -> Overview:
     """Read a sound once, in memory that does not depend on its length; `progress` counts samples.
 
     Raises AudioError for a file that is damaged further on.
     """
-    grid = _Grid.over(max(1, reel.length), reel.sample_rate)
-    spectra = _Spectra(grid, reel.sample_rate)
-    lows, highs, power, length = [], [], 0.0, 0
-    for block in reel.blocks(grid.column_samples * max(1, _BLOCK // grid.column_samples)):
-        starts = np.arange(0, block.shape[1], grid.column_samples)
-        lows.append(np.minimum.reduceat(block, starts, axis=1))
-        highs.append(np.maximum.reduceat(block, starts, axis=1))
-        power += float(np.square(block, dtype=np.float64).sum())
-        length += block.shape[1]
-        spectra.feed(block.mean(axis=0))
+
+    def told(done: int) -> None:
         if progress:
-            progress(min(length, reel.length), reel.length)
-    columns = spectra.end(length)
-    return Overview(
-        reel.sample_rate,
-        length,
-        grid.column_samples,
-        np.concatenate(lows, axis=1),
-        np.concatenate(highs, axis=1),
-        columns[:MELS],
-        columns[MELS:],
-        float(np.sqrt(power / (length * reel.channels))),
-    )
+            progress(min(done, reel.length), reel.length)
+
+    grid = _Grid.over(max(1, reel.length), reel.sample_rate)
+    size = grid.column_samples * max(1, _BLOCK // grid.column_samples)
+    return _overview(reel.blocks(size), grid, reel.sample_rate, told)
+
+
+def glance(samples: NDArray[np.float32], sample_rate: int) -> Overview:
+    """The same of samples [channels, samples] that are in memory already; of one at least."""
+    return _overview([samples], _Grid.over(samples.shape[1], sample_rate), sample_rate, lambda done: None)
 
 
 def mel_of(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
@@ -139,6 +141,33 @@ class _Grid:
     @property
     def column_samples(self) -> int:
         return self.hop * self.frames
+
+
+def _overview(
+    blocks: Iterable[NDArray[np.float32]], grid: _Grid, sample_rate: int, told: Callable[[int], None]
+) -> Overview:
+    """Of blocks of whole columns, the last of which may be shorter; `told` hears how many samples are done."""
+    spectra, length = _Spectra(grid, sample_rate), 0
+    lows, highs, energies = [], [], []
+    for block in blocks:
+        starts = np.arange(0, block.shape[1], grid.column_samples)
+        lows.append(np.minimum.reduceat(block, starts, axis=1))
+        highs.append(np.maximum.reduceat(block, starts, axis=1))
+        energies.append(np.add.reduceat(np.square(block, dtype=np.float64), starts, axis=1))
+        length += block.shape[1]
+        spectra.feed(block.mean(axis=0))
+        told(length)
+    columns = spectra.end(length)
+    return Overview(
+        sample_rate,
+        length,
+        grid.column_samples,
+        np.concatenate(lows, axis=1),
+        np.concatenate(highs, axis=1),
+        np.concatenate(energies, axis=1),
+        columns[:MELS],
+        columns[MELS:],
+    )
 
 
 class _Spectra:

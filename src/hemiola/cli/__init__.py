@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hemiola import __version__
-from hemiola.cli import bench, decode, encode, evaluate, failures, generate, inspect, models, train
+from hemiola.cli import bench, blend, decode, encode, evaluate, failures, generate, inspect, models, pairs, train
 
 app = typer.Typer(
     name="hemiola",
@@ -29,6 +29,8 @@ app.command()(generate.generate)
 app.command()(encode.encode)
 app.command()(decode.decode)
 app.command()(inspect.inspect)
+app.command()(blend.blend)
+app.command()(pairs.pairs)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")

@@ -32,9 +32,8 @@ def inspect(
     The picture holds waveform, mel spectrogram and chroma. A file of any length is read once, block by block; what is
     longer than the picture is wide shows its extremes and averages. The recipe is that of the .json beside the file.
     """
-    from hemiola.audio import io, writing
+    from hemiola.audio import io, picture, writing
     from hemiola.audio.overview import survey
-    from hemiola.cli import picture
 
     path = output or Path(sound.stem + SUFFIX)
     if path.suffix.lower() != SUFFIX:

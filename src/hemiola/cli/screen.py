@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 
 Progress = Callable[[int, int], None]
+
+TABLE_WIDTH = 100  # characters: a table that is cut says nothing, so it is never narrower
 
 
 def note(text: str) -> None:
@@ -35,6 +37,19 @@ def shown_bytes(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows of text under their headings; the first column is flush left, the others are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False)
+    for place, name in enumerate(names):
+        drawn.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    Console(stderr=True, markup=False, highlight=False, width=TABLE_WIDTH).print(drawn)
 
 
 @contextmanager

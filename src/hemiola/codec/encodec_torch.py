@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -221,9 +223,17 @@ def to_checkpoint(model: Encodec) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def save(model: Encodec, folder: str | Path) -> None:
-    """Write `config.json` and `model.safetensors` as transformers does; the folder is made when it is not there."""
+def save(model: Encodec, folder: str | Path, dtype: str = "float32") -> None:
+    """Write `config.json` and `model.safetensors` as transformers does; the folder is made when it is not there.
+
+    `dtype` "float16" makes it small: half the size, and without the codebooks' averages, which only their training
+    needs. What is loaded from it computes in float32 all the same.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(to_checkpoint(model), folder / keys.WEIGHTS, metadata={"format": "pt"})
+    tensors = to_checkpoint(model)
+    if dtype != "float32":
+        kept = (name for name in tensors if not any(map(partial(fnmatch, name), IGNORABLE)))
+        tensors = {name: tensors[name].to(getattr(torch, dtype)) for name in kept}
+    save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -68,7 +68,7 @@ def describe(score: Score, rng: np.random.Generator) -> str:
     key = _key(score, rng)
     drums = _drums(score, rng)
     others = " ".join(filter(None, (_others(score, rng), _dynamics(score, rng))))
-    tempo = tempo or ("" if head.split()[0] in _all(_PACES) else f"{_PACES[pace(score.named_bpm)][0]} tempo")
+    tempo = tempo or ("" if head.split()[0] in _all(_PACES) else f"{_PACES[pace(score.played_bpm)][0]} tempo")
     sentence = (_tags, _sentence, _sentence, _two_sentences)[int(rng.integers(4))]
     return _cased(sentence(head, key, others, drums, tempo, rng), rng)
 
@@ -77,7 +77,7 @@ def _head(score: Score, rng: np.random.Generator) -> str:
     """Pace, mood and lead: "slow sad piano melody"."""
     words = []
     if rng.random() < 0.5:
-        words.append(_pick(_PACES[pace(score.named_bpm)], rng))
+        words.append(_pick(_PACES[pace(score.played_bpm)], rng))
     if rng.random() < 0.5:
         words.append(_pick(_MOODS[score.mode, score.energy], rng))
     lead = _pick(LEAD_NAMES[score.lead], rng)
@@ -92,8 +92,8 @@ def _head(score: Score, rng: np.random.Generator) -> str:
 def _tempo(score: Score, rng: np.random.Generator) -> str:
     draw = rng.random()
     if draw < 0.1:
-        return f"{score.named_bpm} beats per minute"
-    return f"tempo {score.named_bpm} bpm" if draw < 0.2 else f"{score.named_bpm} bpm"
+        return f"{score.played_bpm} beats per minute"
+    return f"tempo {score.played_bpm} bpm" if draw < 0.2 else f"{score.played_bpm} bpm"
 
 
 def _key(score: Score, rng: np.random.Generator) -> str:

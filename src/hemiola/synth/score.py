@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from hemiola.synth.harmony import Chord
@@ -75,7 +75,8 @@ class Score:
     """A whole piece, planned: everything `render` and `describe` need. Events at or after `seconds` are not in it.
 
     `tempo_bpm` is exact; `named_bpm` is the whole number that a caption calls it, which a beat of whole frames may miss
-    by some 2 %. `dynamics` is a name in `plan.DYNAMICS`.
+    by some 2 %. `dynamics` is a name in `plan.DYNAMICS`. `speed` is how many times as fast as written it is played;
+    `seconds` and `when` are those of the playing.
     """
 
     seed: int
@@ -92,6 +93,12 @@ class Score:
     parts: tuple[Part, ...]
     kit: str | None
     hits: tuple[Hit, ...]
+    speed: Fraction = Fraction(1)
+
+    @property
+    def played_bpm(self) -> int:
+        """What a caption calls the tempo that is heard, in whole bpm."""
+        return round(self.named_bpm * self.speed)
 
     @property
     def lead(self) -> str:
@@ -105,7 +112,12 @@ class Score:
 
     def when(self, ticks: int, late_ms: int = 0) -> Fraction:
         """The moment of a tick, in seconds from the start."""
-        return Fraction(60 * ticks) / (TICKS_PER_BEAT * self.tempo_bpm) + Fraction(late_ms, 1000)
+        written = Fraction(60 * ticks) / (TICKS_PER_BEAT * self.tempo_bpm) + Fraction(late_ms, 1000)
+        return written / self.speed
+
+    def played(self, speed: Fraction) -> Score:
+        """The same notes, `speed` times as fast as now: every moment comes that much earlier, no pitch changes."""
+        return replace(self, seconds=self.seconds / speed, speed=self.speed * speed)
 
 
 @dataclass(frozen=True)
@@ -148,7 +160,7 @@ def truth_of(score: Score) -> Truth:
     for hit in score.hits:
         drums.setdefault(hit.drum, []).append(float(score.when(hit.start_ticks, hit.late_ms)))
     return Truth(
-        tempo_bpm=float(score.tempo_bpm),
+        tempo_bpm=float(score.tempo_bpm * score.speed),
         key=score.key,
         mode=score.mode,
         lead=score.lead,

@@ -9,15 +9,18 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec, save
 from hemiola.errors import InputError
-from hemiola.train import losses
+from hemiola.train import averages, losses
 from hemiola.train.codebooks import CodebookTrainer
 from hemiola.train.discriminators import MultiScaleDiscriminator
+from hemiola.train.samples import Samples
 
+STORED = ("float32", "float16")  # in which a checkpoint may be written
 ENCODEC_LOSSES = {"waveform": 0.1, "mel": 2.0, "adversarial": 4.0, "features": 4.0}
 
 
@@ -26,7 +29,8 @@ class CodecRecipe:
     """What a codec is trained with. Loss weights are shares of the update (see losses.Balancer); 0 switches one off.
 
     With `decoder_only` the encoder and the codebooks stay as they are, so every token keeps its meaning and a language
-    model that knows them needs no training of its own.
+    model that knows them needs no training of its own. With `ema_decay` the result is the moving average of the
+    weights. Each validation writes what became of its first `samples` items, to hear and to see.
     """
 
     losses: Mapping[str, float] = field(default_factory=lambda: dict(ENCODEC_LOSSES))
@@ -43,27 +47,37 @@ class CodecRecipe:
     quantiser_warmup_steps: int = 100
     codebook_decay: float = 0.99
     decoder_only: bool = False
+    ema_decay: float | None = None
+    samples: int = 4
+    dtype: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.dtype not in STORED:
+            raise InputError(f"recipe.dtype must be one of {', '.join(STORED)}, not '{self.dtype}'")
         unknown = sorted(set(self.losses) - set(ENCODEC_LOSSES))
         if unknown:
             raise InputError(f"unknown loss {unknown[0]}: known are {', '.join(ENCODEC_LOSSES)}")
+        averages.check(self.ema_decay)
 
 
 class CodecTraining(L.LightningModule):
-    """Batches are audio float32 [B, C, samples]."""
+    """Batches are audio float32 [B, C, samples].
 
-    def __init__(self, codec: Encodec, recipe: CodecRecipe) -> None:
+    A step is made in so many `parts`, one after another, of which only one has to fit into memory.
+    """
+
+    def __init__(self, codec: Encodec, recipe: CodecRecipe, parts: int = 1) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.codec, self.recipe = codec, recipe
+        self.codec, self.recipe, self.parts = codec, recipe, parts
         self.config: EncodecConfig = codec.config
         self.balancer = losses.Balancer(recipe.losses)
         self.codebooks = CodebookTrainer(
             codec.quantizer.codebooks,
-            decay=recipe.codebook_decay,
-            warmup_steps=recipe.quantiser_warmup_steps,
+            # Codebooks move with each part of a step.
+            decay=recipe.codebook_decay ** (1 / parts),
+            warmup_steps=recipe.quantiser_warmup_steps * parts,
             seed=recipe.seed,
         )
         codec.encoder.requires_grad_(not recipe.decoder_only)
@@ -81,43 +95,57 @@ class CodecTraining(L.LightningModule):
         trained = [[each for each in part.parameters() if each.requires_grad] for part in parts]
         return [torch.optim.Adam(each, lr=recipe.learning_rate, betas=recipe.betas) for each in trained]
 
+    def configure_callbacks(self) -> list[Callback]:
+        """The average of the weights, and what is written of a validation, where they are wanted."""
+        wanted = averages.callbacks(self.recipe.ema_decay)
+        if self.recipe.samples:
+            wanted.append(Samples(self.config.sampling_rate, self.recipe.samples))
+        return wanted
+
     def training_step(self, audio: Tensor, batch_idx: int) -> None:
         """One update of the discriminator (when it is on) and one of the codec."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in optimizers:
             self._schedule(optimizer, batch_idx)
-        output, commitment = self.reconstruct(audio, self._codebooks_for_step(batch_idx))
-        on = self._adversarial_on(batch_idx)
-        if on:
-            self._update(optimizers[1], self._discriminator_loss(audio, output.detach()))
-        terms = losses.weighted(self._terms(audio, output), self._active_weights(on))
-        self._update_codec(optimizers[0], output, terms, commitment)
-        terms["commitment"] = commitment
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+            optimizer.zero_grad()
+        codebooks, on = self._codebooks_for_step(batch_idx), self._adversarial_on(batch_idx)
+        heard: list[dict[str, Tensor]] = []
+        for part in audio.chunk(self.parts):
+            output, commitment = self.reconstruct(part, codebooks)
+            last = len(heard) == self.parts - 1
+            if on:
+                self._learn(self._discriminator_loss(part, output.detach()), optimizers[1] if last else None)
+            terms = losses.weighted(self._terms(part, output), self._active_weights(on))
+            self._learn(self._codec_loss(output, terms, commitment), optimizers[0] if last else None, clip_norm=1.0)
+            heard.append({name: value.detach() for name, value in (*terms.items(), ("commitment", commitment))})
+        self.log_dict({f"train/{name}": torch.stack([each[name] for each in heard]).mean() for name in heard[0]})
 
     def reconstruct(self, audio: Tensor, codebooks: int) -> tuple[Tensor, Tensor]:
         """Audio -> (audio through the quantised codec, commitment loss)."""
+        scale = loudness(audio) if self.config.normalize else audio.new_ones(())
+        audio = audio / scale
         if self.recipe.decoder_only:
             with torch.no_grad():
                 codes = self.codec.quantize(self.codec.latents(audio), codebooks)
                 quantised, commitment = self.codec.dequantize(codes), audio.new_zeros(())
         else:
             quantised, commitment = self.codebooks(self.codec.latents(audio), codebooks)
-        return self.codec.synthesize(quantised)[..., : audio.shape[-1]], commitment
+        return self.codec.synthesize(quantised)[..., : audio.shape[-1]] * scale, commitment
 
     def mel(self, output: Tensor, audio: Tensor) -> Tensor:
         """Multi-scale mel distance by the recipe's windows and floor."""
         recipe, rate = self.recipe, self.config.sampling_rate
         return losses.multi_scale_mel(output, audio, rate, recipe.mel_windows, floor=recipe.mel_floor)
 
-    def validation_step(self, audio: Tensor, batch_idx: int) -> None:
-        """Mel distance and SI-SDR in dB on held-out audio, and how much of each codebook is in use."""
+    def validation_step(self, audio: Tensor, batch_idx: int) -> Tensor:
+        """Mel distance and SI-SDR in dB on held-out audio, and how much of each codebook is in use -> the output."""
         output, _ = self.reconstruct(audio, len(self.codebooks.embeds))
         mel = self.mel(output, audio)
         self.log_dict({"valid/mel": mel, "valid/si_sdr_db": si_sdr_db(output, audio)}, sync_dist=True)
         if not self.recipe.decoder_only:
             self.log("valid/codebook_use", self.codebooks.usage().mean(), sync_dist=True)
+        return output
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the balancer's running norms beside the parameters."""
@@ -129,7 +157,7 @@ class CodecTraining(L.LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the codec as a checkpoint folder in Hugging Face's layout."""
-        save(self.codec, folder)
+        save(self.codec, folder, self.recipe.dtype)
 
     def _terms(self, audio: Tensor, output: Tensor) -> dict[str, Any]:
         judged: dict[str, Any] = {}
@@ -152,17 +180,18 @@ class CodecTraining(L.LightningModule):
     def _judge(self, audio: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         return cast(MultiScaleDiscriminator, self.discriminator)(audio)
 
-    def _update(self, optimizer: Any, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-
-    def _update_codec(self, optimizer: Any, output: Tensor, terms: dict[str, Tensor], commitment: Tensor) -> None:
-        optimizer.zero_grad()
+    def _codec_loss(self, output: Tensor, terms: dict[str, Tensor], commitment: Tensor) -> Tensor:
         gradient = self.balancer.gradient(terms, output)
         # One backward pass for both: the balanced gradient enters at the output, commitment at the latents.
-        self.manual_backward((output * gradient.detach()).sum() + self.recipe.commitment * commitment)
-        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        return (output * gradient.detach()).sum() + self.recipe.commitment * commitment
+
+    def _learn(self, loss: Tensor, optimizer: Any | None, clip_norm: float | None = None) -> None:
+        """Add a part's gradient; with an optimizer, the last part's, the step is made."""
+        self.manual_backward(loss / self.parts)
+        if optimizer is None:
+            return
+        if clip_norm is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=clip_norm, gradient_clip_algorithm="norm")
         optimizer.step()
 
     def _schedule(self, optimizer: Any, step: int) -> None:
@@ -202,6 +231,11 @@ def initialise(codec: Encodec) -> None:
             nn.init.normal_(module.weight, std=inputs**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def loudness(audio: Tensor) -> Tensor:
+    """What a codec that normalises divides audio [B, C, samples] by: its mono mix's RMS [B, 1, 1], never quite 0."""
+    return audio.mean(1, keepdim=True).square().mean(-1, keepdim=True).sqrt() + 1e-8
 
 
 def si_sdr_db(output: Tensor, reference: Tensor) -> Tensor:

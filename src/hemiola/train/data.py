@@ -1,12 +1,13 @@
 """Training data: folders of audio clips with captions, and the order in which a run sees them.
 
 A clip folder holds audio files and, beside them, `captions.jsonl` ({"file", "caption"} a line, and "starts" where it is
-known at which seconds a part may begin, as on a beat) or a `.txt` a clip.
+known at which seconds a part may begin, as on a beat), or a `.txt` or `.json` ({"caption"} or {"description"}) a clip.
 What step k of a run sees is a pure function of (seed, k), so a resumed run goes on exactly, on any number of ranks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hemiola.audio.resample import resample
 from hemiola.errors import AudioError, InputError
 from hemiola.timebase import Seconds, Timebase
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus")
+from hemiola.train.sources import AUDIO_SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,25 @@ def clips(folder: Path) -> list[Clip]:
     return found
 
 
+VALID_SHARE = 0.05
+
+
+def parted(folder: Path) -> tuple[list[Clip], list[Clip]]:
+    """The clips of `folder` to train and to validate with: its train/ and valid/, or else a twentieth is held out.
+
+    Which files those are depends on their names alone. Raises InputError where there are not enough.
+    """
+    folder = Path(folder)
+    if (folder / "train").is_dir():
+        return clips(folder / "train"), clips(folder / "valid")
+    found = clips(folder)
+    if len(found) < 2:
+        raise InputError(f"only one file of audio in {folder}: one to train with and one to validate with are needed")
+    ranked = sorted(found, key=lambda clip: hashlib.sha256(clip.path.relative_to(folder).as_posix().encode()).digest())
+    held_out = {clip.path for clip in ranked[: max(1, round(VALID_SHARE * len(ranked)))]}
+    return [clip for clip in found if clip.path not in held_out], [clip for clip in found if clip.path in held_out]
+
+
 def _captions(folder: Path) -> dict[str, tuple[str, tuple[float, ...]]]:
     listing = folder / "captions.jsonl"
     if not listing.exists():
@@ -78,8 +97,16 @@ def _captions(folder: Path) -> dict[str, tuple[str, tuple[float, ...]]]:
 
 
 def _text_beside(path: Path) -> str:
-    beside = path.with_suffix(".txt")
-    return beside.read_text("utf-8").strip() if beside.exists() else ""
+    text, described = path.with_suffix(".txt"), path.with_suffix(".json")
+    if text.exists():
+        return text.read_text("utf-8").strip()
+    if not described.exists():
+        return ""
+    try:
+        row = json.loads(described.read_text("utf-8"))
+        return str(row.get("caption") or row.get("description") or "").strip()
+    except (ValueError, AttributeError):
+        raise InputError(f'{described} holds no caption: expected {{"caption": ...}}') from None
 
 
 class Segments(Dataset):
@@ -129,31 +156,37 @@ def _to_channels(audio: np.ndarray, channels: int) -> np.ndarray:
 class StepOrder(Sampler):
     """Item numbers by step: rank r of W takes its share of global batch k, from any step on.
 
+    Where a step is made in `parts`, part p of all ranks together is part p of the global batch, whatever W is.
     The length is that of the whole run, whichever step it starts from: Lightning counts what came before as seen.
     """
 
-    def __init__(self, steps: int, batch: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
-        if batch % world:
-            raise InputError(f"a global batch of {batch} cannot be shared by {world} processes")
-        self.steps, self.batch, self.rank, self.world, self.start = steps, batch, rank, world, start
+    def __init__(self, steps: int, batch: int, rank: int = 0, world: int = 1, start: int = 0, parts: int = 1) -> None:
+        if batch % (world * parts):
+            each = f" in {parts} parts" if parts > 1 else ""
+            raise InputError(f"a global batch of {batch} cannot be shared by {world} processes{each}")
+        self.steps, self.batch, self.rank, self.world, self.start, self.parts = steps, batch, rank, world, start, parts
 
     def __iter__(self) -> Iterator[list[int]]:
-        share = self.batch // self.world
+        share = self.batch // (self.world * self.parts)
+        offsets = [
+            (part * self.world + self.rank) * share + each for part in range(self.parts) for each in range(share)
+        ]
         for step in range(self.start, self.steps):
-            first = step * self.batch + self.rank * share
-            yield list(range(first, first + share))
+            yield [step * self.batch + offset for offset in offsets]
 
     def __len__(self) -> int:
         return self.steps
 
 
 class StepData(L.LightningDataModule):
-    """Feeds a run by step number; `batch` is global, shared evenly by the ranks."""
+    """Feeds a run by step number; `batch` is global, shared evenly by the ranks and by the parts of a step."""
 
-    def __init__(self, train: Dataset, valid: Dataset | None, *, steps: int, batch: int, workers: int = 0) -> None:
+    def __init__(
+        self, train: Dataset, valid: Dataset | None, *, steps: int, batch: int, workers: int = 0, parts: int = 1
+    ) -> None:
         super().__init__()
         self.train, self.valid = train, valid
-        self.steps, self.batch, self.workers = steps, batch, workers
+        self.steps, self.batch, self.workers, self.parts = steps, batch, workers, parts
 
     def train_dataloader(self) -> DataLoader:
         """All steps that are left of the run."""
@@ -162,7 +195,7 @@ class StepData(L.LightningDataModule):
         # Not `completed`: a checkpoint written at the end of a step does not count that step as completed yet.
         # The loader is only asked for while a fit runs; what Lightning restored tells how far a resumed run had come.
         start = trainer.fit_loop.epoch_loop.batch_progress.current.processed if trainer else 0  # type: ignore[attr-defined]
-        order = StepOrder(self.steps, self.batch, rank, world, start)
+        order = StepOrder(self.steps, self.batch, rank, world, start, self.parts)
         collate = getattr(self.train, "collate", None)
         return DataLoader(self.train, batch_sampler=order, num_workers=self.workers, collate_fn=collate)
 
@@ -171,4 +204,4 @@ class StepData(L.LightningDataModule):
         if self.valid is None:
             return []
         collate = getattr(self.valid, "collate", None)
-        return DataLoader(self.valid, batch_size=self.batch, collate_fn=collate)
+        return DataLoader(self.valid, batch_size=-(-self.batch // self.parts), collate_fn=collate)

@@ -1,4 +1,4 @@
-"""Discriminators: complex spectrograms at several resolutions, each judged by a small 2-D convolutional network."""
+"""Discriminators: of audio, by complex spectrograms at several resolutions; of latents, by their frames."""
 
 from __future__ import annotations
 
@@ -56,3 +56,27 @@ class MultiScaleDiscriminator(nn.Module):
         """Audio [B, C, samples] -> (logits, features), a list entry a scale."""
         judged = [scale(audio) for scale in self.scales]
         return [logits for logits, _ in judged], [features for _, features in judged]
+
+
+class LatentDiscriminator(nn.Module):
+    """Judges passages of a codec's latents [N, D, F], of any length, each by itself -> logits [N].
+
+    Convolutions over time with kernels of 3, 5, 7, 9, and the mean over frames: whether a passage is music is told by
+    how frames follow each other, wherever in it that is.
+    """
+
+    def __init__(self, width: int, channels: Sequence[int] = (256, 512, 512, 256)) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.weight_norm
+        self.layers = nn.ModuleList(
+            norm(nn.Conv1d(ins, outs, 3 + 2 * i, padding=1 + i))
+            for i, (ins, outs) in enumerate(zip((width, *channels), channels))
+        )
+        self.head = nn.Linear(channels[-1], 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents [N, D, F] -> logits [N], large for what looks real."""
+        hidden = latents
+        for layer in self.layers:
+            hidden = F.leaky_relu(layer(hidden), SLOPE)
+        return self.head(hidden.mean(-1)).squeeze(-1)

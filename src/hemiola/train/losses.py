@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors: waveform, spectral, mel and adversarial terms.
 
-Shapes: audio [B, C, samples]; a loss is a scalar tensor. Spectra are computed in float32 whatever the precision around.
+Shapes: audio [B, C, samples]; a loss is a scalar tensor. Spectra are computed in float32 at least, whatever the
+precision around.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ def waveform_l1(output: Tensor, reference: Tensor) -> Tensor:
     return (output - reference).abs().mean()
 
 
+def root(power: Tensor) -> Tensor:
+    """Square root that is exactly 0 at 0 and has a finite gradient there: sqrt(power + EPSILON^2) - EPSILON."""
+    # Written as a quotient, because the difference of two nearly equal numbers may come out below 0.
+    return power / ((power + EPSILON**2).sqrt() + EPSILON)
+
+
 def magnitude(audio: Tensor, n_fft: int, hop: int) -> Tensor:
     """Magnitude spectrogram of audio [..., samples] -> [..., n_fft // 2 + 1, frames], Hann window of unit energy.
 
     The root has a floor inside, so its gradient is finite at silence.
     """
-    flat = audio.float().reshape(-1, audio.shape[-1])
-    window = torch.hann_window(n_fft, device=audio.device)
+    precision = torch.promote_types(audio.dtype, torch.float32)
+    flat = audio.to(precision).reshape(-1, audio.shape[-1])
+    window = torch.hann_window(n_fft, dtype=precision, device=audio.device)
     spectrum = torch.stft(flat, n_fft, hop, window=window, center=True, pad_mode="constant", return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
     scaled = (power / window.square().sum() + EPSILON**2).sqrt()
@@ -55,9 +63,20 @@ def mel_filterbank(sample_rate: int, n_fft: int, mels: int) -> Tensor:
 
 def mel_spectrogram(audio: Tensor, sample_rate: int, n_fft: int, mels: int) -> Tensor:
     """Mel magnitudes of audio [..., samples] -> [..., mels, frames], hop a quarter of the window."""
-    filters = mel_filterbank(sample_rate, n_fft, mels).to(audio.device)
-    with torch.autocast(audio.device.type, enabled=False):
-        return filters @ magnitude(audio, n_fft, n_fft // 4)
+    return mel_bands(magnitude(audio, n_fft, n_fft // 4), sample_rate, mels)
+
+
+def mel_bands(magnitudes: Tensor, sample_rate: int, mels: int) -> Tensor:
+    """Magnitudes [..., bins, frames] -> those of mel bands [..., mels, frames]."""
+    filters = mel_filterbank(sample_rate, 2 * (magnitudes.shape[-2] - 1), mels).to(magnitudes)
+    with torch.autocast(magnitudes.device.type, enabled=False):
+        return filters @ magnitudes
+
+
+def mel_distance(output: Tensor, reference: Tensor, floor: float) -> Tensor:
+    """L1 of mel magnitudes [..., mels, frames] plus RMS over bands of their logarithms above `floor`."""
+    log_difference = torch.log(output + floor) - torch.log(reference + floor)
+    return (output - reference).abs().mean() + root(log_difference.square().mean(-2)).mean()
 
 
 def multi_scale_mel(
@@ -71,9 +90,7 @@ def multi_scale_mel(
     total = output.new_zeros(())
     for n_fft in windows:
         ours, theirs = (mel_spectrogram(each, sample_rate, n_fft, mels) for each in (output, reference))
-        log_difference = torch.log(ours + floor) - torch.log(theirs + floor)
-        log_term = (log_difference.square().mean(-2) + EPSILON**2).sqrt().mean()
-        total = total + (ours - theirs).abs().mean() + log_term
+        total = total + mel_distance(ours, theirs, floor)
     return total / len(windows)
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from hemiola.errors import InputError
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.t5_torch import T5Encoder
-from hemiola.train import ranks
+from hemiola.train import averages, ranks
 from hemiola.train.tokens import Noise
 
 NUMBERS_ALIKE = 0.08  # how far apart, as a share, numbers are that begin with a correlation of 0.6
@@ -21,7 +26,11 @@ NUMBERS_ALIKE = 0.08  # how far apart, as a share, numbers are that begin with a
 
 @dataclass(frozen=True)
 class MusicgenRecipe:
-    """What a language model over codebooks is trained with; `text_dropped` is what guidance needs."""
+    """What a language model over codebooks is trained with; `text_dropped` is what guidance needs.
+
+    With `ema_decay` the result is the moving average of the weights. With `lora_rank` only matrices of that rank beside
+    the decoder's learn (see lora.py), `lora_alpha` / rank times as strongly.
+    """
 
     learning_rate: float = 1e-4
     final_share: float = 0.02
@@ -33,6 +42,14 @@ class MusicgenRecipe:
     words_unknown: float = 0.02
     numbers_moved: float = 0.0
     history_hidden: float = 0.0
+    ema_decay: float | None = None
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        averages.check(self.ema_decay)
+        if self.lora_rank < 0:
+            raise InputError(f"recipe.lora_rank must be at least 1, or 0 for none, not {self.lora_rank}")
 
     @property
     def noise(self) -> Noise:
@@ -41,12 +58,24 @@ class MusicgenRecipe:
 
 
 class MusicgenTraining(L.LightningModule):
-    """Batches are what `tokens.CaptionedTokens` collates: tokens, inside, hidden, text and text_mask."""
+    """Batches are what `tokens.CaptionedTokens` collates: tokens, inside, hidden, text and text_mask.
 
-    def __init__(self, text_encoder: T5Encoder, decoder: Decoder, recipe: MusicgenRecipe, steps: int) -> None:
+    A step is made in so many `parts`, one after another, of which only one has to fit into memory.
+    """
+
+    takes_turns = False  # every parameter that learns has a part in every step
+
+    def __init__(
+        self, text_encoder: T5Encoder, decoder: Decoder, recipe: MusicgenRecipe, steps: int, parts: int = 1
+    ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.text_encoder, self.decoder = text_encoder, decoder
-        self.recipe, self.steps = recipe, steps
+        self.recipe, self.steps, self.parts = recipe, steps, parts
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The average of the weights, where there is one."""
+        return averages.callbacks(self.recipe.ema_decay)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW without decay on norms, biases and embeddings; linear warm-up, then a cosine."""
@@ -59,21 +88,22 @@ class MusicgenTraining(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by the recipe's norm, whatever the trainer says."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One update; logs cross-entropy in nats a token."""
+        optimizer, schedule = cast(Optimizer, self.optimizers()), cast(LRScheduler, self.lr_schedulers())
+        optimizer.zero_grad()
+        places = self._places(batch)
+        heard = []
+        for part in _parts(batch, self.parts):
+            loss, per_codebook = self.loss(part, places)
+            self.manual_backward(loss)
+            heard.append((loss.detach() * self.parts, per_codebook.detach()))
         self.clip_gradients(optimizer, gradient_clip_val=self.recipe.clip_norm, gradient_clip_algorithm="norm")
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy in nats a token."""
-        loss, per_codebook = self.loss(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log_dict({f"train/codebook_{k}": value for k, value in enumerate(per_codebook.detach())})
-        return loss
+        optimizer.step()
+        schedule.step()
+        losses, codebooks = (torch.stack(each).mean(0) for each in zip(*heard))
+        self.log("train/loss", losses, prog_bar=True)
+        self.log_dict({f"train/codebook_{k}": value for k, value in enumerate(codebooks)})
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The same cross-entropy on held-out clips."""
@@ -81,10 +111,11 @@ class MusicgenTraining(L.LightningModule):
         self.log("valid/loss", loss, sync_dist=True)
         self.log_dict({f"valid/codebook_{k}": value for k, value in enumerate(per_codebook)}, sync_dist=True)
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: dict[str, Tensor], places: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(mean over all places that hold a frame, the same for each codebook [K]).
 
-        Ranks divide by what they hold on average, so that the mean of their losses is that of the joined batch.
+        Ranks divide by what they hold on average, so that the mean of their losses is that of the joined batch. A part
+        of a batch is divided by the `places` of the whole.
         """
         tokens, inside = batch["tokens"], batch["inside"][..., 1:]
         states = self.text_encoder(batch["text"], batch["text_mask"])
@@ -94,7 +125,10 @@ class MusicgenTraining(L.LightningModule):
         losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none")
         losses = losses.view_as(targets)
         per_codebook = losses.sum((0, 2)) / inside.sum((0, 2)).clamp(min=1)
-        return losses.sum() / ranks.mean(inside.sum()).clamp(min=1), per_codebook
+        return losses.sum() / (self._places(batch) if places is None else places), per_codebook
+
+    def _places(self, batch: dict[str, Tensor]) -> Tensor:
+        return ranks.mean(batch["inside"][..., 1:].sum()).clamp(min=1)
 
     def _share(self, step: int) -> float:
         recipe = self.recipe
@@ -102,6 +136,13 @@ class MusicgenTraining(L.LightningModule):
         done = min(1.0, step / max(1, self.steps))
         cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
         return warm * (recipe.final_share + (1 - recipe.final_share) * cosine)
+
+
+def _parts(batch: dict[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
+    """Cut a batch into so many, in order."""
+    cut = {name: tensor.chunk(count) for name, tensor in batch.items()}
+    for each in zip(*cut.values(), strict=True):
+        yield dict(zip(cut, each))
 
 
 def initialise_text(text_encoder: T5Encoder, numbers: Mapping[int, int]) -> None:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 
 def world() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def leads() -> bool:
+    """Whether this process speaks for all; known from the launcher, before and after they are connected."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def gather(values: Tensor) -> Tensor:

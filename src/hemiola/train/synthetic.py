@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import secrets
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import soundfile
@@ -18,6 +16,7 @@ from hemiola.synth.plan import plan
 from hemiola.synth.render import render
 from hemiola.synth.score import Brief, truth_of
 from hemiola.synth.seeds import split_seed, stream
+from hemiola.train.pools import spread
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,12 @@ def fill(
     ]
     for split in ("train", "valid"):
         (Path(folder) / split).mkdir(parents=True, exist_ok=True)
-    # Spawned, not forked: a fork of a process that has run torch may hang in its thread pool.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        rows: dict[Path, list[str]] = {}
-        for done, (place, row) in enumerate(pool.map(_piece, jobs, chunksize=8), 1):
-            rows.setdefault(place, []).append(row)
-            if progress:
-                progress(done, len(jobs))
+    rows: dict[Path, list[str]] = {}
+    for place, row in spread(_piece, jobs, workers, progress):
+        rows.setdefault(place, []).append(row)
     for place, lines in rows.items():
-        # Beside it first: another rank of a distributed run may be reading.
-        partial = place / f"captions.{os.getpid()}.partial"
+        # Beside it first: another rank of a distributed run may be reading, or writing the same.
+        partial = _beside(place / "captions.jsonl")
         partial.write_text("\n".join(lines) + "\n", "utf-8")
         partial.replace(place / "captions.jsonl")
     return Path(folder) / "train", Path(folder) / "valid"
@@ -80,10 +75,14 @@ def _piece(job: tuple[Path, str, int, Synthetic]) -> tuple[Path, str]:
     score = plan(seed, str(wanted.seconds), wanted.brief(index))
     if not path.exists():
         audio = render(score, sample_rate=wanted.sample_rate, channels=wanted.channels)
-        partial = path.with_suffix(".partial")
+        partial = _beside(path)
         soundfile.write(partial, audio.T, wanted.sample_rate, subtype="PCM_16", format="FLAC")
         partial.replace(path)
     caption = describe(score, stream(seed, "caption"))
     truth = truth_of(score)
     row = {"file": path.name, "caption": caption, "starts": truth.beat_seconds, "seed": seed}
     return folder, json.dumps({**row, "truth": dataclasses.asdict(truth)}, default=float)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(f".{secrets.token_hex(4)}.partial")

@@ -14,7 +14,7 @@ from typing import Any
 from hemiola.errors import DownloadError, WeightsError
 from hemiola.weights import keys
 
-BUNDLED = ("sketch",)
+BUNDLED = ("sketch", "sketch-24khz")
 PUBLISHED = (
     *(f"facebook/encodec_{rate}khz" for rate in (24, 32, 48)),
     *(f"facebook/musicgen-{size}" for size in ("small", "medium", "large")),

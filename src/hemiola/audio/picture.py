@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hemiola.audio.overview import MELS, PITCHES, Overview, mel_bands, mel_of
 from hemiola.errors import BackendError
@@ -18,6 +19,7 @@ MOST_NAMED = 8  # channels whose names have room
 FLOOR_DB = -80.0  # of the mel spectrogram, below its loudest
 SILENT_DB = -60.0  # below the loudest column, a column has no pitch
 TICKS_HZ = (200, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000)
+MEL_LABEL = "dB below the loudest"
 INK, PALE = "#1f3b57", "#9db4c8"
 
 
@@ -39,12 +41,22 @@ def draw(overview: Overview, path: Path, title: str, facts: str) -> None:
     axes = figure.subplots(3, 2, sharex="col", width_ratios=[60, 1], height_ratios=heights, squeeze=False)
     axes[0, 1].set_axis_off()
     _draw_waveform(axes[0, 0], overview)
-    _draw_mel(figure, axes[1, 0], axes[1, 1], overview)
+    figure.colorbar(draw_mel(axes[1, 0], overview), cax=axes[1, 1], label=MEL_LABEL)
     _draw_chroma(figure, axes[2, 0], axes[2, 1], overview)
     _set_time(axes[2, 0], float(overview.seconds))
+    headline(axes[0, 0], title, facts)
+    save(figure, path)
+
+
+def headline(axes: Any, title: str, facts: str) -> None:
+    """A title over the topmost axes, and a line of facts below it."""
     # The line below the title is kept free for the facts.
-    axes[0, 0].set_title(f"{_fitted(title)}\n", fontsize=14, fontweight="bold", loc="left", parse_math=False)
-    axes[0, 0].text(0, 1.06, facts, transform=axes[0, 0].transAxes, color="0.35")
+    axes.set_title(f"{_fitted(title)}\n", fontsize=14, fontweight="bold", loc="left", parse_math=False)
+    axes.annotate(facts, (0, 1), (0, 6), "axes fraction", "offset points", color="0.35")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as a PNG."""
     with warnings.catch_warnings():
         # A name may be in letters that the font does not have; they are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -53,7 +65,7 @@ def draw(overview: Overview, path: Path, title: str, facts: str) -> None:
 
 def _draw_waveform(axes: Any, overview: Overview) -> None:
     """The channels one above the other, in lanes as high as full scale, or as the peak where that is beyond it."""
-    times, channels, height = _edges(overview), overview.channels, max(1.0, overview.peak)
+    times, channels, height = edges(overview), overview.channels, max(1.0, overview.peak)
     middles = [2 * height * (channels - 1 - channel) for channel in range(channels)]
     for channel, middle in enumerate(middles):
         lows, highs = (np.append(each[channel], each[channel][-1]) for each in (overview.lows, overview.highs))
@@ -68,11 +80,12 @@ def _draw_waveform(axes: Any, overview: Overview) -> None:
         axes.set_yticks(middles, names if channels <= MOST_NAMED else [""] * channels)
 
 
-def _draw_mel(figure: Any, axes: Any, scale: Any, overview: Overview) -> None:
-    loudest = max(float(overview.mel.max()), 1e-20)
+def draw_mel(axes: Any, overview: Overview, loudest: float | None = None) -> Any:
+    """The mel spectrogram, in dB below `loudest` (a power; that of the sound itself); returns what is on the scale."""
+    loudest = max(float(overview.mel.max()) if loudest is None else loudest, 1e-20)
     with np.errstate(divide="ignore"):
         levels = np.maximum(10 * np.log10(overview.mel / loudest), FLOOR_DB)
-    extent = (0, _edges(overview)[-1], 0, MELS)
+    extent = (0, edges(overview)[-1], 0, MELS)
     image = axes.imshow(
         levels,
         origin="lower",
@@ -89,7 +102,7 @@ def _draw_mel(figure: Any, axes: Any, scale: Any, overview: Overview) -> None:
     places = [np.interp(mel_of(hz), bands[1:-1], np.arange(MELS) + 0.5) for hz in shown]
     axes.set_yticks(places, [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in shown])
     axes.set_ylabel("frequency (Hz), mel scale")
-    figure.colorbar(image, cax=scale, label="dB below the loudest")
+    return image
 
 
 def _draw_chroma(figure: Any, axes: Any, scale: Any, overview: Overview) -> None:
@@ -97,7 +110,7 @@ def _draw_chroma(figure: Any, axes: Any, scale: Any, overview: Overview) -> None
     strengths = amplitudes.max(axis=0, keepdims=True)
     heard = strengths > max(float(strengths.max()), 1e-20) * 10 ** (SILENT_DB / 20)
     shares = np.where(heard, amplitudes / np.where(heard, strengths, 1), 0)
-    extent = (0, _edges(overview)[-1], 0, len(PITCHES))
+    extent = (0, edges(overview)[-1], 0, len(PITCHES))
     image = axes.imshow(
         shares, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=1, interpolation="nearest"
     )
@@ -122,7 +135,7 @@ def _set_time(axes: Any, seconds: float) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{int(t // unit) // 60}:{int(t // unit) % 60:02d}"))
 
 
-def _edges(overview: Overview) -> Any:
+def edges(overview: Overview) -> NDArray[np.float64]:
     """Where columns begin, in seconds, and where the last would end."""
     column = overview.column_samples / overview.sample_rate
     return np.arange(overview.lows.shape[1] + 1) * column

@@ -1,0 +1,1 @@
+"""Blends: two recordings in, new music out, in the latent space of a codec."""
