@@ -105,11 +105,6 @@ def test_an_audit_of_a_config_is_a_table(blend_config: Make) -> None:
     assert all("e" in cell for cell in told["mel"])
 
 
-def test_two_audits_are_one(blend_config: Make) -> None:
-    first, second = (audit.audit(assemble(blend_config())) for _ in range(2))
-    assert [row.norms for row in first] == [row.norms for row in second]
-
-
 def test_a_gradient_that_is_cut_off_is_found(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_starts(latents: Tensor, starts: Tensor, ratios: Tensor, frames: int) -> Tensor:
         return cut_and_stretch(latents, starts.detach(), ratios, frames)
@@ -186,21 +181,18 @@ def test_starts_and_ratios_are_moved_as_finite_differences_say(given: Given, kin
         for name, term in terms(leaves).items()
     }
     assert set(found) == set(BLEND_LOSSES)
-    # One entry of each of the four: the same way through all that lies behind, at a quarter of the time.
+    draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for number in range(4):
-            place = (number % 2, number // 2)
-            moved = []
-            for sign in (1, -1):
-                parts = [each.detach().clone() for each in leaves]
-                parts[number][place] += sign * STEP
-                moved.append(terms(parts))
+        for number, leaf in enumerate(leaves):
+            # All windows at once, each a step of its own: what one loses, another does not win back.
+            way = STEP * (0.5 + torch.rand(leaf.shape, generator=draw, dtype=torch.float64))
+            later, sooner = (
+                terms([part + sign * way if part is leaf else part for part in leaves]) for sign in (0.5, -0.5)
+            )
             for name, gradients in found.items():
-                expected = float(moved[0][name] - moved[1][name]) / (2 * STEP)
-                gradient = float(gradients[number][place])
-                assert gradient == pytest.approx(expected, rel=0.01, abs=1e-9), (name, number)
-                if "starts" in REACHES[name] or number % 2:
-                    assert gradient != 0, (name, number)
+                expected, gradient = float(later[name] - sooner[name]), float((gradients[number] * way).sum())
+                assert gradient == pytest.approx(expected, rel=0.01, abs=1e-14), (name, number)
+                assert bool(gradient) == (COLUMNS[number % 2] in REACHES[name]), (name, number)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
