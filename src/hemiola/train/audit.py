@@ -90,12 +90,13 @@ def shake(module: BlendTraining, seed: int) -> None:
 
 
 def _norms(term: Tensor, groups: Mapping[str, list[Tensor]]) -> dict[str, float]:
-    return {name: _norm(term, [each for each in group if each.requires_grad]) for name, group in groups.items()}
-
-
-def _norm(term: Tensor, tensors: list[Tensor]) -> float:
-    """Of the gradient of a term to all of these; 0 where nothing leads from one to the other."""
-    if not tensors or not term.requires_grad:
-        return 0.0
-    found = torch.autograd.grad(term, tensors, retain_graph=True, allow_unused=True)
-    return math.sqrt(sum(float(gradient.norm()) ** 2 for gradient in found if gradient is not None))
+    asked = [each for group in groups.values() for each in group if each.requires_grad]
+    if not term.requires_grad:
+        return dict.fromkeys(groups, 0.0)
+    # All at once: it is the way back through the decoder that takes long.
+    found = dict(zip(map(id, asked), torch.autograd.grad(term, asked, retain_graph=True, allow_unused=True)))
+    gradients = {name: [found.get(id(each)) for each in group] for name, group in groups.items()}
+    return {
+        name: math.sqrt(sum(float(each.norm()) ** 2 for each in group if each is not None))
+        for name, group in gradients.items()
+    }
