@@ -13,9 +13,9 @@ import pytest
 Run = Callable[..., Any]
 
 
-@pytest.mark.parametrize("kind", ["codec", "musicgen"])
+@pytest.mark.parametrize(("kind", "home"), [("codec", "runs"), ("musicgen", "runs"), ("blend", "blend_runs")])
 def test_a_config_with_overrides_is_run_and_its_checkpoint_named(
-    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, home: str
 ) -> None:
     seen = []
 
@@ -26,7 +26,7 @@ def test_a_config_with_overrides_is_run_and_its_checkpoint_named(
                 progress(phase, done, 3)
         return Path(values["run"]["folder"]) / "checkpoint"
 
-    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(**{f"train_{kind}": train}))
+    monkeypatch.setitem(sys.modules, f"hemiola.train.{home}", SimpleNamespace(**{f"train_{kind}": train}))
     (tmp_path / "run.yaml").write_text("run: {folder: out, steps: 5}")
     ran = hemiola("train", kind, "--config", "run.yaml", "run.steps=7", "--resume")
     assert (ran.code, ran.out) == (0, "out/checkpoint\n")
@@ -106,3 +106,27 @@ def test_a_rank_for_lora_is_a_key_of_the_config(hemiola: Run, tmp_path: Path, mo
     (tmp_path / "run.yaml").write_text("recipe: {lora_rank: 8}")
     assert hemiola("train", "musicgen", "--config", "run.yaml", "--lora-rank", "4", "run.steps=3").code == 0
     assert seen == [{"recipe": {"lora_rank": 4}, "run": {"steps": 3}}]
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_an_audit_is_a_table_and_its_faults_are_named(
+    hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: bool
+) -> None:
+    from hemiola.train import audit, blend_runs
+
+    def rows(parts: Any) -> list[audit.Row]:
+        assert parts == {"run": {"folder": "out"}, "model": {"size": "tiny"}}
+        norms = dict.fromkeys(audit.COLUMNS, 0.25) | ({"starts": 0.0} if faulty else {})
+        return [audit.Row("mel", 1.5, 0.01, norms)]
+
+    monkeypatch.setattr(blend_runs, "assemble", lambda values, progress: values)
+    monkeypatch.setattr(audit, "audit", rows)
+    (tmp_path / "run.yaml").write_text("run: {folder: out}")
+    ran = hemiola("train", "blend", "audit", "--config", "run.yaml", "model.size=tiny")
+    heading, line, *faults = ran.err.splitlines()
+    assert heading.split() == ["loss", "value", *audit.COLUMNS]
+    cells = ["." if faulty else "2e-01", *["2e-01"] * 6]
+    assert line.split() == ["mel", "1.500", *cells]
+    assert ran.code == faulty
+    assert faults == ["mel: not as it should be in starts"] * faulty
+    assert ran.out == ""

@@ -59,7 +59,9 @@ class Watch(Callback):
         found = blend_report.means(self.rows)
         names = ("copy_input", "copy_target", "copies", "window_diversity")
         figures = {name: found[name] for name in names if name in found}
-        module.log_dict({f"valid/{name}": value for name, value in {**figures, **self._accuracy()}.items()})
+        figures |= self._accuracy()
+        # The mean over ranks is what each of them has; without it Lightning warns that it might not be.
+        module.log_dict({f"valid/{name}": value for name, value in figures.items()}, sync_dist=True)
         if self.rows and trainer.is_global_zero:
             blend_report.write_rows(self.folder / "rows.csv", self.rows)
 

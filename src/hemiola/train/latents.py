@@ -108,7 +108,7 @@ class PairLatents(Dataset):
         start = int(rng.integers(real.shape[1] - self.frames + 1))
         shown, heard = (_tensor(self._load(name)) for name in names)
         stretch = _tensor(real[:, start : start + self.frames])
-        given = {"input": shown, "target": heard, "real": stretch, "item": item, "pair": row}
+        given: dict[str, Tensor | int] = {"input": shown, "target": heard, "real": stretch, "item": item, "pair": row}
         return given | ({} if self.center is None else self._middles(names, self.center))
 
     def chosen(self, item: int) -> tuple[int, tuple[str, str]]:
