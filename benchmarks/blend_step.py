@@ -7,8 +7,8 @@ which the gradient goes. "whole windows" is ours without crops. The earlier loop
 every step, picks windows from clips pooled to 50 columns, and decodes three outputs and six reference windows whole,
 10.67 s each, one after another. It cut the decoder from the graph, so its step has no backward pass through one; the
 last row gives it that too, for the same gradients as ours. Sizes, losses, optimisers and batch are the same for all,
-and so is the codec: the bundled one, or the published one's shape with random weights. They take
-turns, and the median counts: wall clock, and CPU time.
+and so is the codec: the bundled one, or the published one's shape with random weights. They take turns, and the median
+counts: wall clock, and CPU time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from hemiola.train.blend import BlendRecipe, BlendTraining
 BUNDLED, PUBLISHED = "sketch-24khz", "24khz"
 LATENTS, AUDIO = ("input", "target"), ("input_audio", "target_audio")
 WHOLE, EARLIER, EARLIER_GRAPH = f"{OURS}, whole windows", "earlier loop", "earlier loop, decoder in the graph"
+
+
+ASKED = ("codec", "size", "pairs", "decode_seconds", "rounds")
 
 
 class Alone(BlendTraining):
@@ -108,12 +111,14 @@ def batch_of(codec: Encodec, config: BlendConfig, pairs: int, seed: int) -> dict
     return {**sounds, **latents, "real": real, "item": torch.arange(pairs)}
 
 
-def works(codec: Encodec, config: Mapping[str, Any], batch: Mapping[str, Tensor]) -> dict[str, Callable[[], object]]:
+def works(
+    codec: Encodec, config: Mapping[str, Any], batch: Mapping[str, Tensor], decode_seconds: float
+) -> dict[str, Callable[[], object]]:
     """A training step of each contender, of its own network, on the same batch."""
     # The earlier system had no loss on latents; one of so little work decides nothing.
     before: dict[str, Any] = {"losses": {"latent_match": 0}, "decode_seconds": None, "reference": "window"}
     kinds: dict[str, tuple[type[Alone], dict[str, Any], str]] = {
-        OURS: (Alone, {}, "correlation"),
+        OURS: (Alone, {"decode_seconds": decode_seconds}, "correlation"),
         WHOLE: (Alone, {"decode_seconds": None}, "correlation"),
         EARLIER: (Earlier, before, "pooled"),
         EARLIER_GRAPH: (EarlierGraph, before, "pooled"),
@@ -151,14 +156,14 @@ def measure(wanted: argparse.Namespace) -> dict[str, Any]:
     codec = codec_of(wanted.codec)
     config = {"codec": wanted.codec, "latent_dim": codec.config.hidden_size, "size": wanted.size}
     batch = batch_of(codec, BlendConfig(**config), wanted.pairs, seed=0)
-    made = works(codec, config, batch)
+    made = works(codec, config, batch, wanted.decode_seconds)
     contenders = {name: Clocked(made[name]) for name in wanted.only or made}
     walls = contest(contenders, wanted.rounds)
     # The first turn of each warms up, as it does for the contest.
     cpu = {name: Outcome(tuple(each.seconds[1:])) for name, each in contenders.items()}
     kinds = {"wall": walls, "cpu": cpu}
     return {
-        **facts(("torch",), codec=wanted.codec, size=wanted.size, pairs=wanted.pairs, rounds=wanted.rounds),
+        **facts(("torch",), **{name: getattr(wanted, name) for name in ASKED}),
         "threads": torch.get_num_threads(),
         "seconds_per_step": {kind: rounded({n: each.median for n, each in of.items()}) for kind, of in kinds.items()},
         "times_as_fast": {kind: {n: rounded(each) for n, each in ratios(of).items()} for kind, of in kinds.items()},
@@ -174,6 +179,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2, help="pairs of clips a step")
     parser.add_argument("--size", default="tiny", choices=("tiny", "small", "base"), help="of the network")
     parser.add_argument("--codec", default=BUNDLED, choices=(BUNDLED, PUBLISHED), help="the second with random weights")
+    default = BlendRecipe().decode_seconds
+    parser.add_argument("--decode-seconds", type=float, default=default, help="that ours decodes of each window")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="contenders by name; all of them otherwise")
     parser.add_argument("-o", "--output", type=Path, help="a .json for the figures, too")
