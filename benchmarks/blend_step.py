@@ -35,8 +35,6 @@ from hemiola.train.blend import BlendRecipe, BlendTraining
 BUNDLED, PUBLISHED = "sketch-24khz", "24khz"
 LATENTS, AUDIO = ("input", "target"), ("input_audio", "target_audio")
 WHOLE, EARLIER, EARLIER_GRAPH = f"{OURS}, whole windows", "earlier loop", "earlier loop, decoder in the graph"
-
-
 ASKED = ("codec", "size", "pairs", "decode_seconds", "rounds")
 
 
