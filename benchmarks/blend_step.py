@@ -17,7 +17,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,27 +64,21 @@ class Alone(BlendTraining):
 class Earlier(Alone):
     """The earlier system's loop: encodes at every step, decodes whole windows one after another."""
 
-    graph = False
-
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         with torch.no_grad():
             made = {name: self.frozen.codec.latents(batch[sound]) for name, sound in zip(LATENTS, AUDIO)}
         super().training_step({**batch, **made}, batch_idx)
 
-    def _decoded(self, output: Tensor, cut: Tensor, other: Tensor, firsts: Tensor | None) -> Sequence[Tensor]:
-        with nullcontext() if self.graph else torch.no_grad():
-            return [
-                torch.cat([self.frozen.codec.synthesize(row) for row in part.split(1)]) for part in (output, cut, other)
-            ]
+    def _sounds(self, latents: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return [torch.cat([self.frozen.codec.synthesize(row) for row in part.split(1)]) for part in latents]
 
 
 class EarlierGraph(Earlier):
     """The same, with gradients through the decoder; layers are worked out again in the backward pass, as ours are."""
 
-    graph = True
-
-    def _decoded(self, output: Tensor, cut: Tensor, other: Tensor, firsts: Tensor | None) -> Sequence[Tensor]:
-        return [torch.cat([self._sound(row) for row in part.split(1)]) for part in (output, cut, other)]
+    def _sounds(self, latents: Sequence[Tensor], batch: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        return [torch.cat([self._sound(row) for row in part.split(1)]) for part in latents]
 
 
 def codec_of(name: str) -> Encodec:
