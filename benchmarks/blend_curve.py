@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="name=folder of a run, or the folder alone")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images/blend-learning.png"))
-    parser.add_argument("--valid-pairs", type=int, default=48, help="held-out pairs that chance is told of")
+    parser.add_argument("--valid-pairs", type=int, default=24, help="held-out pairs that chance is told of")
     wanted = parser.parse_args()
     curves = [read(each) for each in wanted.runs]
     by_chance = chance(wanted.valid_pairs)
