@@ -15,4 +15,4 @@ for part in musicgen musicgen-long; do
   $hemiola train musicgen --config configs/sketch-$part.yaml
 done
 cp out/sketch-musicgen/checkpoint/* src/hemiola/assets/sketch/
-$hemiola eval --model sketch --captions 50 -o out/sketch-eval.json
+$hemiola eval --model sketch --captions 200 -o out/sketch-eval.json

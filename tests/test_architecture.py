@@ -15,7 +15,7 @@ FLOORS = {"timebase": 0, "errors": 0, "audio": 1, "weights": 1, "synth": 1, "bac
 FLOORS |= {"blend": 3, "request": 4, "generation": 4, "train": 4, "bench": 5, "cli": 6, "serve": 6}
 TOGETHER = {"request", "generation"}  # one thing in two files
 FRAMEWORKS = {"torch", "mlx", "lightning"}
-MAY_NAME_RATES = {"codec/config.py", "synth/compose.py", "synth/render.py", "train/synthetic.py"}
+MAY_NAME_RATES = {"codec/config.py", "synth/compose.py", "synth/render.py", "train/opus.py", "train/synthetic.py"}
 
 FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}

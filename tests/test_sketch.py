@@ -115,7 +115,7 @@ def test_captions_that_it_has_never_seen_are_followed(sketch: MusicGen) -> None:
     def make(some: Sequence[evaluation.Trial]) -> list[np.ndarray]:
         return [result.audio.samples for result in sketch.generate([requests[trial.index] for trial in some])]
 
-    heard = evaluation.listen_to_model(trials, make, sketch.sampling_rate, batch=10)
+    heard = evaluation.listen_to(trials, make, sketch.sampling_rate, batch=10)
     figures = evaluation.figures(trials, heard, heard)
     assert figures["tempo_within_8_percent"].share >= 0.45
     assert figures["drums"].share >= 0.8

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemiola.audio.resample import resample, resampled_length
+from hemiola.audio.resample import resample, resampled, resampled_length
 from hemiola.errors import AudioError
 
 RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
@@ -82,3 +82,22 @@ def test_rates_too_far_apart_are_refused_at_once(from_hz: int, to_hz: int) -> No
 def test_rates_that_are_none(to_hz: object) -> None:
     with pytest.raises(AudioError, match="cannot resample from 24000"):
         resample(np.ones((1, 10), np.float32), 24000, to_hz)  # type: ignore[arg-type]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=6),
+    rates=st.sampled_from([(44100, 24000), (8000, 32000), (48000, 48000), (32000, 24000), (22050, 48000)]),
+    channels=st.integers(1, 2),
+)
+@settings(max_examples=40, deadline=None)
+def test_blocks_become_what_the_whole_becomes(lengths: list[int], rates: tuple[int, int], channels: int) -> None:
+    whole = np.random.default_rng(len(lengths)).standard_normal((channels, sum(lengths))).astype(np.float32)
+    blocks = np.split(whole, np.cumsum(lengths)[:-1], axis=1)
+    joined = np.concatenate(list(resampled(blocks, *rates)), axis=1)
+    np.testing.assert_allclose(joined, resample(whole, *rates), atol=1e-6)
+
+
+def test_no_block_gives_none_and_an_impossible_rate_is_refused() -> None:
+    assert list(resampled([], 44100, 24000)) == []
+    with pytest.raises(AudioError, match="more than 1000 times apart"):
+        list(resampled([np.zeros((1, 5), np.float32)], 1, 24000))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ briefs = st.builds(
     tempo_bpm=some(st.none(), st.integers(60, 160)),
     key=some(st.none(), st.sampled_from(KEYS)),
     mode=some(st.none(), st.sampled_from(MODES)),
-    lead=some(st.none(), st.sampled_from(instruments.LEADS)),
+    lead=some(st.none(), st.sampled_from((*instruments.LEADS, *instruments.GUESTS))),
     drums=some(st.none(), st.booleans()),
 )
 
@@ -33,6 +35,50 @@ def test_a_brief_is_kept_and_does_not_shift_what_it_leaves_open(seed: int, brief
     for field in ("tempo_bpm", "key", "mode", "lead", "drums"):
         wanted = getattr(brief, field)
         assert getattr(kept, field) == (getattr(free, field) if wanted is None else wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**9), tempo=st.integers(60, 160), rate=st.sampled_from((50, 75, 150)))
+def test_beats_of_whole_frames_are_near_the_tempo_and_in_strict_time_nothing_leaves_them(
+    seed: int, tempo: int, rate: int
+):
+    score = plan(seed, 3, Brief(tempo_bpm=tempo, frame_rate=rate, strict=True))
+    beat = Fraction(60) / score.tempo_bpm * rate
+    assert beat.denominator == 1 and abs(beat - Fraction(60 * rate, tempo)) <= Fraction(1, 2)
+    assert score.named_bpm == tempo and abs(score.tempo_bpm / tempo - 1) < 0.027
+    assert all(score.when(TICKS_PER_BEAT * count) * rate == count * beat for count in range(8))
+    events = [*score.hits, *(note for part in score.parts for note in part.notes)]
+    assert all(event.late_ms == 0 for event in events) and score.swing_ticks == 0
+    # Nothing but time is another: what is played is what was played loosely.
+    loose = plan(seed, 3, Brief(tempo_bpm=tempo))
+    assert (score.key, score.instruments, score.kit, score.dynamics) == (
+        loose.key,
+        loose.instruments,
+        loose.kit,
+        loose.dynamics,
+    )
+
+
+def test_a_piece_that_builds_up_is_played_louder_bar_by_bar_and_most_are_even():
+    scores = [plan(seed, 8, Brief(tempo_bpm=120)) for seed in range(300)]
+    counted = Counter(score.dynamics for score in scores)
+    assert counted["even"] > 220 and min(counted["building"], counted["fading"]) > 10
+    for score in scores:
+        bass = next((part.notes for part in score.parts if part.role == "bass"), ())
+        downbeats = [note.velocity for note in bass if note.start_ticks % TICKS_PER_BAR == 0]
+        steps = np.sign(np.diff(downbeats)).astype(int).tolist()
+        assert set(steps) <= {{"even": 0, "building": 1, "fading": -1}[score.dynamics]}
+
+
+def test_guests_play_where_a_brief_asks_and_nowhere_else():
+    assert not set(instruments.GUESTS) & {name for seed in range(300) for name in plan(seed, 1).instruments}
+    assert plan(0, 1, Brief(lead="trumpet")).lead == "trumpet"
+
+
+@pytest.mark.parametrize("rate", [0, -50, 9])
+def test_frames_too_long_for_a_beat_are_refused(rate: int):
+    with pytest.raises(InputError, match="whole frames"):
+        plan(0, 1, Brief(frame_rate=rate))
 
 
 @pytest.mark.parametrize(("written", "meant"), [("a", "A"), ("Db", "C#"), ("d#", "Eb"), ("gb", "F#"), ("BB", "Bb")])

@@ -176,6 +176,16 @@ def test_a_finished_run_is_resumed_to_no_effect_and_never_made_longer(
         start("musicgen", resume=True, steps=9)
 
 
+def test_a_run_that_ends_early_is_given_away_too(start: Callable[..., None], tmp_path: Path) -> None:
+    """At a rate this small nothing changes, so no validation is better than the first."""
+    seen = Record()
+    watched = {"monitor": "valid/loss", "patience": 2, "validate_every_steps": 1}
+    start("musicgen", seen, **watched, recipe={"learning_rate": 1e-12})
+    assert list(seen.batches) == [0, 1, 2]
+    assert (tmp_path / "musicgen" / "checkpoint" / "model.safetensors").is_file()
+    assert content(tmp_path / "musicgen")["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["processed"] == 3
+
+
 def test_a_folder_with_a_run_is_refused(start: Callable[..., None], tmp_path: Path) -> None:
     start("musicgen", steps=2)
     before = content(tmp_path / "musicgen")

@@ -48,6 +48,18 @@ def test_no_piece_is_in_both_parts(folder: Path) -> None:
     assert not {row["seed"] for row in rows(folder / "train")} & {row["seed"] for row in rows(folder / "valid")}
 
 
+def test_leads_take_turns_and_beats_are_whole_frames(tmp_path: Path) -> None:
+    wanted = Synthetic(
+        pieces=4, valid_pieces=1, seconds=1.5, sample_rate=8000, frame_rate=50, strict=True, leads=("harp", "trumpet")
+    )
+    fill(tmp_path, wanted)
+    made = rows(tmp_path / "train")
+    assert [row["truth"]["lead"] for row in made] == ["harp", "trumpet"] * 2
+    beats = [60 * 50 / row["truth"]["tempo_bpm"] for row in made]
+    np.testing.assert_allclose(beats, np.round(beats))
+    assert all(abs(start * 50 - round(start * 50)) < 1e-9 for row in made for start in row["starts"])
+
+
 def test_what_is_there_is_not_composed_again(folder: Path) -> None:
     kept, lost = folder / "train" / "000000.flac", folder / "train" / "000001.flac"
     before, missing = kept.stat().st_mtime_ns, lost.read_bytes()

@@ -68,6 +68,21 @@ def test_codes_are_the_codecs_own(folder: Path) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_the_codes_of_two_sides_lie_in_turns(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    soundfile.write(folder / "train" / "1.wav", 0.1 * rng.standard_normal((333, 2)), RATE, subtype="FLOAT")
+    both = TokenCache(folder / "tokens", codec(), clips(folder / "train"), sides=2)
+    codes = both.build()
+    assert [each.shape for each in codes] == [(4, 50), (4, 42), (4, 63)]
+    audio, _ = soundfile.read(folder / "train" / "1.wav", dtype="float32")
+    for side in (0, 1):
+        expected = codec().encode_array(audio.T[None, side : side + 1], 2)[0]
+        np.testing.assert_array_equal(codes[1][side::2], expected)
+    # What was mono is the same on both sides, and is kept apart from the mono codes.
+    np.testing.assert_array_equal(codes[0][::2], codes[0][1::2])
+    assert both.folder != cache(folder).folder
+
+
 def test_what_is_there_is_not_encoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "SHARD_CLIPS", 2)
     seen: list[tuple[int, int]] = []

@@ -212,3 +212,19 @@ def test_a_step_in_parts_is_the_step(
         states.append(torch.load(tmp_path / str(parts) / "last.ckpt", weights_only=True)["state_dict"])
     for name, each in states[0].items():
         torch.testing.assert_close(states[1][name], each, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stereo_model_is_trained_and_trained_further(
+    musicgen_config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = runs.fit
+    monkeypatch.setattr(runs, "fit", lambda *args, **kwargs: quiet(*args, **kwargs, progress=False))
+    config = musicgen_config(steps=2)
+    config["model"] |= {"audio_channels": 2, "num_codebooks": 4}
+    first = runs.train_musicgen(config)
+    again = musicgen_config(steps=2, folder=str(tmp_path / "again"))
+    del again["model"], again["text"], again["codec"]
+    model = MusicgenModel.from_pretrained(
+        runs.train_musicgen({**again, "start": {"path": str(first)}}), backend="torch"
+    )
+    assert (model.channels, model.config.decoder.num_codebooks) == (2, 4)

@@ -24,7 +24,7 @@ SMOOTHING_FRAMES = 16
 FAINTEST = 0.05  # power below which a moment counts as silent
 SHORTLIST = 16  # cells a window that are weighed against each other in training
 GAIN_SCALE = 20.0
-SHARED_LIMIT = 0.1  # of the logarithm: how far both clips may be read faster or slower together
+SHARED_LIMIT = 0.15  # of the logarithm: how far both clips may be read faster or slower together
 EPSILON = 1e-6
 
 
@@ -80,6 +80,11 @@ class CorrelationSelector(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor, noise: Tensor | None = None) -> Windows:
         """Normalised latents [B, D, T] of both clips -> windows; with `noise` [B, cells] a draw, with its shortlist."""
+        with torch.autocast(input.device.type, enabled=False):
+            return self._select(input.float(), target.float(), noise)
+
+    def _select(self, input: Tensor, target: Tensor, noise: Tensor | None) -> Windows:
+        # In full precision whatever is around: long sums tell near places apart.
         moments = self._moments(input), self._moments(target)
         with torch.no_grad():
             logits = self._strength * self.scores(*moments) + self.prior
@@ -193,8 +198,13 @@ class CorrelationSelector(nn.Module):
         return self.config.output_frames
 
     def _shared_ratios(self, input: Tensor, target: Tensor) -> Tensor:
-        """How much faster both clips are read, [B, P], as a logarithm."""
-        return min(SHARED_LIMIT, self._limit / 2) * torch.tanh(self.shared(facts(input, target)))
+        """How much faster both clips are read, [B, P], as a logarithm whose mean over a pair's passages is 0.
+
+        One passage is faster than the middle of both tempi where another is slower. All slower together would be no
+        choice but an escape: between neighbouring frames latents are smoother, and smoother windows are more alike.
+        """
+        wished = torch.tanh(self.shared(facts(input, target)))
+        return min(SHARED_LIMIT, self._limit / 2) * (wished - wished.mean(1, keepdim=True)) / 2
 
     @property
     def _limit(self) -> float:

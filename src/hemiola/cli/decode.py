@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from hemiola.cli import options, results, screen
 from hemiola.errors import InputError
 from hemiola.timebase import Timebase
+
+if TYPE_CHECKING:
+    from hemiola.codec.model import EncodecModel, Encoded
+
+PART_FRAMES = 512  # decoded at a time
 
 
 def decode(
@@ -52,6 +57,10 @@ def decode(
             f"{name} has {codec.sampling_rate} Hz and {codec.channels}: leave out --model"
         )
     began = time.perf_counter()
+    if not finish.to_dict() and path.suffix.lower() == ".wav":
+        _stream(codec, found.encoded, path, force)
+        containers.describe(codec, found.encoded, file, time.perf_counter() - began)
+        return
     samples = codec.decode(found.encoded)
     took_seconds = time.perf_counter() - began
     finished = finish.apply(Audio(samples, codec.sampling_rate))
@@ -60,3 +69,18 @@ def decode(
     screen.note(f"  {finished.audio.length:,} samples, {screen.shown(finished.audio.seconds)}")
     containers.describe(codec, found.encoded, file, took_seconds)
     results.describe(finished, finish, saved)
+
+
+def _stream(codec: EncodecModel, encoded: Encoded, path: Path, force: bool) -> None:
+    """Write a float WAV while it is decoded, in memory that does not grow with it: no peak has to be known."""
+    from hemiola.audio import io
+
+    codec.check_codes(encoded)
+    left = encoded.length
+    with io.growing(path, codec.sampling_rate, codec.channels, force=force) as write:
+        for block in codec.decode_stream(encoded.parts(PART_FRAMES)):
+            write(block[0, :, :left])
+            left -= min(left, block.shape[-1])
+    screen.written(path)
+    seconds = codec.timebase.seconds(encoded.length)
+    screen.note(f"  {encoded.length:,} samples, {screen.shown(seconds)}")

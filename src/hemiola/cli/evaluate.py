@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from hemiola.cli import options, screen
+from hemiola.cli import options, screen, tables
 from hemiola.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,36 +22,12 @@ if TYPE_CHECKING:
     from hemiola.backend import Backend
     from hemiola.codec.model import EncodecModel
     from hemiola.generation import MusicGen
-    from hemiola.train.evaluate import Figure, Trial
-    from hemiola.train.resynthesis import Resynthesis
+    from hemiola.train.clap import Clap
+    from hemiola.train.evaluate import Trial
     from hemiola.weights.hub import Checkpoint
 
 # Pieces decoded side by side.
 TOGETHER = 10
-MUSIC_ROWS = {
-    "tempo_within_8_percent": "tempo within 8 %, or its octave",
-    "tempo_within_4_percent": "tempo within 4 %, or its octave",
-    "tempo_within_8_percent_no_octaves": "tempo within 8 %, strictly",
-    "tempo_within_4_percent_no_octaves": "tempo within 4 %, strictly",
-    "drums": "drums or none, as asked",
-    "drums_where_asked_for": "  drums where asked for",
-    "no_drums_where_refused": "  none where refused",
-    "key_and_mode": "key and mode",
-    "mode": "mode",
-    "silent": "silent for a quarter or more",
-    "clipped": "clipped",
-}
-CODEC_ROWS = {
-    "chroma_correlation": "chroma correlation",
-    "codec_onsets": "onsets against the truth, F1 at 50 ms",
-    "same_onsets": "onsets against the original's, F1",
-    "si_sdr_db": "SI-SDR, dB",
-    "mel_distance": "mel distance",
-    "tempo_within_4_percent": "still heard: tempo within 4 %",
-    "drums": "still heard: drums or none",
-    "key_and_mode": "still heard: key and mode",
-    "mode": "still heard: mode",
-}
 
 
 def evaluate(
@@ -63,6 +39,10 @@ def evaluate(
     guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
     top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,
     temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: 1.0]")] = None,
+    clap: Annotated[
+        str | None,
+        Option(metavar="MODEL", help="CLAP score and FAD by this model: laion/larger_clap_music, or a folder."),
+    ] = None,
     output: Annotated[Path | None, Option("-o", "--output", help="A .json for every figure and piece.")] = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
@@ -71,8 +51,8 @@ def evaluate(
 ) -> None:
     """Measure a model on synthetic music that no training has seen.
 
-    Tempo, drums, key and mode are judged where a caption states them, beside what chance would give and what the same
-    ears find in the true music. The folder of a codec alone is measured as a codec.
+    Tempo, drums, key, mode and instrument are judged where a caption states them, beside what chance gives and what
+    the same ears find in the true music. The folder of a codec alone is measured as a codec, beside Opus.
     """
     from hemiola import backend as backends
     from hemiola.audio import writing
@@ -84,14 +64,16 @@ def evaluate(
     settings = {name: value for name, value in asked.items() if value is not None}
     if not captions and not pieces:
         raise InputError("nothing to measure: give --captions or --pieces a number above 0")
+    judge = _clap(clap)
     checkpoint = checkpoints.found(model, allow_pickle)
     choice = backends.choose(backend, device, "float32")
     began = time.perf_counter()
     music, codec = _loaded(checkpoint, choice, allow_pickle)
     trials = _Trials(captions if music else 0, seconds, seed, settings)
     report = _facts(checkpoint, choice, trials, pieces)
+    screen.note(f"{report['model']}: weights {report['weights_sha256'][:16]} in {report['folder']}")
     if music is not None and captions:
-        report |= _music(music, trials)
+        report |= _music(music, trials, judge)
     if pieces:
         report["codec"] = _codec(codec, pieces, seconds)
     report["took_seconds"] = round(time.perf_counter() - began, 1)
@@ -132,7 +114,15 @@ def _loaded(checkpoint: Checkpoint, choice: Backend, allow_pickle: bool) -> tupl
     return music, music.model.codec
 
 
-def _music(music: MusicGen, wanted: _Trials) -> dict[str, Any]:
+def _clap(name: str | None) -> Clap | None:
+    if name is None:
+        return None
+    from hemiola.train.clap import Clap
+
+    return Clap.from_pretrained(name)
+
+
+def _music(music: MusicGen, wanted: _Trials, judge: Clap | None) -> dict[str, Any]:
     from hemiola.train import evaluate as evaluation
 
     trials = evaluation.held_out(wanted.captions, wanted.seconds)
@@ -141,17 +131,40 @@ def _music(music: MusicGen, wanted: _Trials) -> dict[str, Any]:
     def make(some: Sequence[Trial]) -> list[np.ndarray]:
         return [result.audio.samples for result in music.generate(wanted.requests(some))]
 
+    def play(some: Sequence[Trial]) -> list[np.ndarray]:
+        return [evaluation.true_music(trial.seed, wanted.seconds, rate)[1] for trial in some]
+
+    makers = _judged(judge, (make, play), rate)
     with screen.phase_bars() as bars:
-        progress = partial(bars, "making music")
-        heard = evaluation.listen_to_model(trials, make, rate, batch=TOGETHER, progress=progress)
-        progress = partial(bars, "listening to the true music")
-        truth = evaluation.listen_to_truth(trials, wanted.seconds, rate, progress=progress)
+        heard, truth = (
+            evaluation.listen_to(trials, each, rate, batch=TOGETHER, progress=partial(bars, phase))
+            for each, phase in zip(makers, ("making music", "listening to the true music"))
+        )
     figures = evaluation.figures(trials, heard, truth)
-    _show_figures(figures)
-    return {
+    tables.music(figures)
+    report = {
         "figures": {name: figure.to_dict() for name, figure in figures.items()},
         "pieces": evaluation.rows(trials, heard, truth),
     }
+    return report | ({"clap": _fits(judge, trials, makers)} if judge else {})
+
+
+def _judged(judge: Clap | None, makers: Sequence[Any], sample_rate: int) -> list[Any]:
+    """The makers of music, their pieces embedded on the way where there is a judge."""
+    if judge is None:
+        return list(makers)
+    from hemiola.train.clap import Embedded
+
+    return [Embedded(make, judge, sample_rate) for make in makers]
+
+
+def _fits(judge: Clap, trials: Sequence[Trial], makers: Sequence[Any]) -> dict[str, Any]:
+    from hemiola.train import clap
+
+    text = judge.of_text([trial.caption for trial in trials])
+    values = clap.scores(text, makers[0].embeddings, makers[1].embeddings)
+    tables.clap(values)
+    return values
 
 
 def _codec(codec: EncodecModel, pieces: int, seconds: str) -> dict[str, Any]:
@@ -159,51 +172,8 @@ def _codec(codec: EncodecModel, pieces: int, seconds: str) -> dict[str, Any]:
 
     with screen.phase_bars() as bars:
         measured = resynthesis.measure(codec, pieces, seconds, progress=partial(bars, "through the codec"))
-    _show_codec(measured)
+    tables.codec(measured)
     return measured.to_dict()
-
-
-def _show_figures(figures: dict[str, Figure]) -> None:
-    rows = []
-    for name, label in MUSIC_ROWS.items():
-        values = figures[name].to_dict()
-        low, high = values["interval"] or (None, None)
-        shares = (_percent(values["share"]), f"{_percent(low)} to {_percent(high)}")
-        counted = f"{values['right']} of {values['count']}"
-        rows.append((label, counted, *shares, _percent(values["chance"]), _percent(values["ceiling"])))
-    _table(("music", "pieces", "share", "95 % interval", "chance", "true music"), rows)
-
-
-def _show_codec(measured: Resynthesis) -> None:
-    ceilings = {"codec_onsets": measured.means["true_onsets"], "chroma_correlation": 1.0, "same_onsets": 1.0}
-    rows = [
-        (label, _number(measured.means[name]), _number(measured.chance.get(name)), _number(ceilings.get(name)))
-        for name, label in CODEC_ROWS.items()
-    ]
-    rows += [
-        (f"{CODEC_ROWS[name]}, of white noise", _number(value), "-", "-") for name, value in measured.noise.items()
-    ]
-    _table((f"codec at {measured.kilobits_a_second:.1f} kbps", "mean", "chance", "true music"), rows)
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(names):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(stderr=True, markup=False, highlight=False, width=100).print(table)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f} %"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _facts(checkpoint: Checkpoint, choice: Backend, trials: _Trials, pieces: int) -> dict[str, Any]:
@@ -218,6 +188,7 @@ def _facts(checkpoint: Checkpoint, choice: Backend, trials: _Trials, pieces: int
     return {
         "model": model,
         "revision": revision,
+        "folder": str(checkpoint.folder.resolve()),
         "weights_sha256": digest.hexdigest(),
         "backend": choice.name,
         "device": choice.device,

@@ -38,6 +38,24 @@ class Encoded:
     length: int
     batched: bool = True
 
+    @classmethod
+    def of(cls, parts: Iterable[Part], length: int, chunked: bool) -> Encoded:
+        """What `EncodecModel.encode` gives, of the parts of a stream of `length` samples."""
+        parts = list(parts)
+        scales = tuple(part.scale for part in parts if part.scale is not None)
+        codes = tuple(part.codes for part in parts)
+        joined = codes if chunked else (np.concatenate(codes, axis=-1),)
+        return cls(joined, scales or None, length, batched=False)
+
+    def parts(self, frames: int) -> Iterator[Part]:
+        """What `EncodecModel.decode_stream` takes: chunks with their scales, or else `frames` frames at a time."""
+        if len(self.chunks) > 1 or self.scales is not None:
+            yield from (Part(*each) for each in zip(self.chunks, self.scales or (None,) * len(self.chunks)))
+            return
+        codes = self.chunks[0]
+        for start in range(0, codes.shape[-1], frames):
+            yield Part(codes[..., start : start + frames])
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -133,7 +151,7 @@ class EncodecModel:
 
         Raises InputError for codes that this codec cannot have made.
         """
-        self._check_codes(encoded)
+        self.check_codes(encoded)
         pieces = _scaled(_side_by_side(self._network.decode_array, encoded.chunks), encoded.scales)
         if len(encoded.chunks) == 1:
             audio = next(pieces)[..., : encoded.length]
@@ -194,7 +212,7 @@ class EncodecModel:
 
     def _checked_part(self, part: Part) -> Part:
         scales = None if part.scale is None else (part.scale,)
-        self._check_codes(Encoded((part.codes,), scales, 1))
+        self.check_codes(Encoded((part.codes,), scales, 1))
         return part
 
     def latents(self, audio: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -234,7 +252,8 @@ class EncodecModel:
         scales.append(np.sqrt(np.mean(piece.mean(1) ** 2, axis=1, keepdims=True)) + np.float32(1e-8))
         return piece / scales[-1][:, :, None]
 
-    def _check_codes(self, encoded: Encoded) -> None:
+    def check_codes(self, encoded: Encoded) -> None:
+        """Raise InputError for codes that this codec cannot have made."""
         config, pieces = self.config, encoded.chunks
         if not pieces or (self.chunk_length is None and len(pieces) > 1):
             raise InputError(

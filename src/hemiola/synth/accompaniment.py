@@ -30,6 +30,15 @@ def pulsed(harmony: Harmony, low: int) -> list[Note]:
     ]
 
 
+def stabs(harmony: Harmony, low: int) -> list[Note]:
+    """The chord on every beat, short."""
+    return [
+        Note(tick, TICKS_PER_BEAT // 4, pitch, _accent(tick))
+        for tick in range(harmony.start_ticks, harmony.end_ticks, TICKS_PER_BEAT)
+        for pitch in voiced(harmony.chord, low)
+    ]
+
+
 def broken(harmony: Harmony, low: int) -> list[Note]:
     """Root on the first beat of the chord, the rest of it on the beats after (an oom-pah)."""
     root, *upper = voiced(harmony.chord, low)
@@ -84,14 +93,29 @@ def bass_octaves(harmony: Harmony, low: int) -> list[Note]:
     return _bass(harmony, low, _EIGHTH, (0, 12))
 
 
+def bass_walking(harmony: Harmony, low: int) -> list[Note]:
+    """Root, third, fifth and third, a beat each."""
+    third, fifth = ((pitch - harmony.chord.root) % 12 for pitch in harmony.chord.pitch_classes[1:])
+    return _bass(harmony, low, TICKS_PER_BEAT, (0, third, fifth, third))
+
+
+def bass_gallop(harmony: Harmony, low: int) -> list[Note]:
+    """The root on the beat and twice in its second half."""
+    return [
+        Note(tick + late, length, low + (harmony.chord.root - low) % 12, _accent(tick + late))
+        for tick in range(harmony.start_ticks, harmony.end_ticks, TICKS_PER_BEAT)
+        for late, length in ((0, _EIGHTH), (_EIGHTH, _EIGHTH // 2), (_EIGHTH + _EIGHTH // 2, _EIGHTH // 2))
+    ]
+
+
 Pattern = Callable[[Harmony, int], list[Note]]
 
 # Patterns that mark every beat with an attack, so that the pulse is heard without drums; and those that need help.
-STEADY_CHORDS: Sequence[Pattern] = (pulsed, broken, arpeggio)
+STEADY_CHORDS: Sequence[Pattern] = (pulsed, broken, arpeggio, stabs)
 LOOSE_CHORDS: Sequence[Pattern] = (held, offbeats)
-CALM_BASS: Sequence[Pattern] = (bass_roots, bass_beats, bass_fifths)
-LIVELY_BASS: Sequence[Pattern] = (bass_beats, bass_eighths, bass_octaves)
-STEADY_BASS: Sequence[Pattern] = (bass_beats, bass_fifths)
+CALM_BASS: Sequence[Pattern] = (bass_roots, bass_beats, bass_fifths, bass_walking)
+LIVELY_BASS: Sequence[Pattern] = (bass_beats, bass_eighths, bass_octaves, bass_gallop)
+STEADY_BASS: Sequence[Pattern] = (bass_beats, bass_fifths, bass_walking)
 
 
 def _accent(tick: int) -> float:

@@ -14,19 +14,23 @@ _GROOVES: dict[str, tuple[dict[str, str], ...]] = {
     "soft": (
         {"kick": "x.......x.......", "snare": "....o.......o...", "hat": "x...o...x...o..."},
         {"kick": "x.........x.....", "snare": "....o.......o...", "hat": "x.o.x.o.x.o.x.o."},
+        {"kick": "x.....x.x.......", "snare": "....o.......o...", "hat": "x...x...x...x..."},
     ),
     "acoustic": (
         {"kick": "X.......X.......", "snare": "....X.......X...", "hat": "x.o.x.o.x.o.x.o."},
         {"kick": "X.......X.x.....", "snare": "....X.......X...", "hat": "x.x.x.x.x.x.x.x."},
         {"kick": "X.....x.X.......", "snare": "....X.......X..o", "hat": "x.o.x.o.x.o.x.o."},
+        {"kick": "X.......X.....x.", "snare": "....X.......X...", "hat": "x...x...x...x..."},
     ),
     "electronic": (
         {"kick": "X.....x...x.....", "clap": "....X.......X...", "hat": "x.o.x.o.x.o.x.oo"},
         {"kick": "X..x....X.......", "clap": "....X.......X...", "hat": "xoooxoooxoooxooo"},
+        {"kick": "X...X...X...X...", "clap": "....X.......X...", "hat": "o.x.o.x.o.x.o.x."},
     ),
     "driving": (
         {"kick": "X...X...X...X...", "snare": "....X.......X...", "hat": "x.X.x.X.x.X.x.X."},
         {"kick": "X...X...X...X...", "clap": "....X.......X...", "open": "..x...x...x...x."},
+        {"kick": "X...X...X...X.x.", "snare": "....X.......X...", "hat": "X...X...X...X..."},
     ),
 }
 KITS = tuple(_GROOVES)

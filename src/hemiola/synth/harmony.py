@@ -14,10 +14,11 @@ _ALIASES = {"Db": "C#", "D#": "Eb", "Gb": "F#", "G#": "Ab", "A#": "Bb", "Cb": "B
 _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 _LEADING_TONE = 11
 
-# Degrees of the scale, one chord each. "5+" is the dominant of a minor key with its leading tone raised.
+# Degrees of the scale, one chord each; none would be as much at home in the relative key. "5+" is the dominant of a
+# minor key with its leading tone raised.
 _PROGRESSIONS = {
-    "major": ("1 5 6 4", "1 6 4 5", "1 4 5 1", "1 4 1 5", "1 6 4 1", "1 4 5 4", "1 5 1 4", "1 4 6 5"),
-    "minor": ("1 6 3 7", "1 4 5+ 1", "1 7 6 5+", "1 6 4 5+", "1 4 1 5+", "1 6 7 1", "1 5+ 1 4", "1 7 1 4"),
+    "major": ("1 5 6 4", "1 6 4 5", "1 4 5 1", "1 4 1 5", "1 5 4 1", "1 4 5 4", "1 5 1 4", "1 2 5 1"),
+    "minor": ("1 6 5+ 1", "1 4 5+ 1", "1 7 6 5+", "1 6 4 5+", "1 4 1 5+", "1 6 7 1", "1 5+ 1 4", "1 4 7 1"),
 }
 
 

@@ -113,6 +113,29 @@ INSTRUMENTS: dict[str, Instrument] = {
         attack_seconds=0.001,
         tap=0.06,
     ),
+    "trumpet": Instrument(
+        (Layer(_saw(1, 6, 0.6)), Layer(_saw(7, 20, 0.9), upper=True), Layer(_saw(3, 12, 0.8), 0.15, upper=True)),
+        attack_seconds=0.018,
+        release_seconds=0.05,
+        vibrato_cents=7,
+        tap=0.06,
+        compass=(60, 82),
+    ),
+    "clarinet": Instrument(
+        (Layer((1.0, 0.02, 0.7, 0.03, 0.4, 0.04, 0.22, 0.03, 0.1)),),
+        attack_seconds=0.022,
+        release_seconds=0.05,
+        tap=0.07,
+        compass=(55, 81),
+    ),
+    "harp": Instrument(
+        (Layer(_plucked(1, 3, 0.45), 1.3), Layer(_plucked(4, 9, 0.45), 0.4), Layer((0.35,), 0.05, ratio=2.0)),
+        attack_seconds=0.001,
+        release_seconds=0.4,
+        tap=0.04,
+        compass=(60, 88),
+        chord_low=52,
+    ),
     "pad": Instrument(
         (Layer(_saw(1, 7, 2.0)), Layer(_saw(1, 6, 2.0), ratio=1.005), Layer(_saw(1, 6, 2.0), ratio=0.9955)),
         attack_seconds=0.09,
@@ -132,6 +155,8 @@ INSTRUMENTS: dict[str, Instrument] = {
     ),
 }
 LEADS = ("piano", "guitar", "bells", "organ", "synth", "flute", "strings", "marimba")
+GUESTS = ("trumpet", "clarinet", "harp")  # leads that no seed draws: they play where a brief asks for them
+TWO_HANDED = ("piano", "guitar", "organ", "marimba", "bells", "harp")
 CHORDS = ("piano", "guitar", "organ", "pad", "strings")
 SLOW_TO_SPEAK = ("pad", "strings")
 BASSES = ("bass", "synth bass")

@@ -13,8 +13,8 @@ from hemiola.synth.instruments import sound_note
 from hemiola.synth.score import Part, Score
 from hemiola.timebase import Timebase
 
-_PART_DB = {"lead": 0.0, "chords": -6.0, "bass": -4.0}
-_DRUMS_DB = -1.0
+_PART_DB = {"lead": 0.0, "chords": -7.5, "bass": -5.0}  # the lead is what a listener names
+_DRUMS_DB = -2.0
 _PAN = {"lead": 0.0, "chords": -0.45, "bass": 0.0, "drums": 0.2}
 _RMS = 0.13
 _KNEE, _CEILING = 0.6, 0.88  # from the knee up peaks are bent, so that none passes the ceiling

@@ -15,7 +15,11 @@ TICKS_PER_BAR = TICKS_PER_BEAT * BEATS_PER_BAR
 
 @dataclass(frozen=True)
 class Brief:
-    """What must be true of a piece; a field left None is drawn by the seed."""
+    """What must be true of a piece; a field left None is drawn by the seed.
+
+    With a `frame_rate`, the beat is brought to the nearest whole number of such frames, and the tempo with it: what
+    repeats in the music then repeats in a codec's frames too. `strict` time has no swing, and nobody early or late.
+    """
 
     tempo_bpm: int | None = None
     key: str | None = None
@@ -23,6 +27,8 @@ class Brief:
     lead: str | None = None
     drums: bool | None = None
     kit: str | None = None
+    frame_rate: int | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,15 +74,19 @@ class Harmony:
 class Score:
     """A whole piece, planned: everything `render` and `describe` need. Events at or after `seconds` are not in it.
 
-    `speed` is how many times as fast as written it is played; `seconds` and `when` are those of the playing.
+    `tempo_bpm` is exact; `named_bpm` is the whole number that a caption calls it, which a beat of whole frames may miss
+    by some 2 %. `dynamics` is a name in `plan.DYNAMICS`. `speed` is how many times as fast as written it is played;
+    `seconds` and `when` are those of the playing.
     """
 
     seed: int
     seconds: Fraction
-    tempo_bpm: int
+    tempo_bpm: Fraction
+    named_bpm: int
     key: str
     mode: str
     energy: str
+    dynamics: str
     swing_ticks: int
     room: float
     harmonies: tuple[Harmony, ...]
@@ -87,8 +97,8 @@ class Score:
 
     @property
     def played_bpm(self) -> int:
-        """The tempo that is heard, to the nearest bpm."""
-        return round(self.tempo_bpm * self.speed)
+        """What a caption calls the tempo that is heard, in whole bpm."""
+        return round(self.named_bpm * self.speed)
 
     @property
     def lead(self) -> str:
@@ -102,8 +112,8 @@ class Score:
 
     def when(self, ticks: int, late_ms: int = 0) -> Fraction:
         """The moment of a tick, in seconds from the start."""
-        ticks_a_minute = TICKS_PER_BEAT * self.tempo_bpm
-        return Fraction(60_000 * ticks + ticks_a_minute * late_ms, 1000 * ticks_a_minute) / self.speed
+        written = Fraction(60 * ticks) / (TICKS_PER_BEAT * self.tempo_bpm) + Fraction(late_ms, 1000)
+        return written / self.speed
 
     def played(self, speed: Fraction) -> Score:
         """The same notes, `speed` times as fast as now: every moment comes that much earlier, no pitch changes."""
@@ -127,7 +137,7 @@ class Truth:
     `onset_seconds` holds every moment where a pitched note begins, `drum_onset_seconds` the strokes of each drum.
     """
 
-    tempo_bpm: int
+    tempo_bpm: float
     key: str
     mode: str
     lead: str
@@ -135,6 +145,7 @@ class Truth:
     drums: bool
     kit: str | None
     energy: str
+    dynamics: str
     beat_seconds: tuple[float, ...]
     onset_seconds: tuple[float, ...]
     drum_onset_seconds: Mapping[str, tuple[float, ...]]
@@ -149,7 +160,7 @@ def truth_of(score: Score) -> Truth:
     for hit in score.hits:
         drums.setdefault(hit.drum, []).append(float(score.when(hit.start_ticks, hit.late_ms)))
     return Truth(
-        tempo_bpm=score.played_bpm,
+        tempo_bpm=float(score.tempo_bpm * score.speed),
         key=score.key,
         mode=score.mode,
         lead=score.lead,
@@ -157,6 +168,7 @@ def truth_of(score: Score) -> Truth:
         drums=score.kit is not None,
         kit=score.kit,
         energy=score.energy,
+        dynamics=score.dynamics,
         beat_seconds=tuple(float(score.when(tick)) for tick in beats if score.when(tick) < score.seconds),
         onset_seconds=tuple(sorted({float(score.when(*onset)) for onset in onsets})),
         drum_onset_seconds={drum: tuple(sorted(times)) for drum, times in drums.items()},

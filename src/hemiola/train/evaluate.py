@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemiola.errors import InputError
-from hemiola.synth.captions import describe
+from hemiola.synth.captions import describe, lead_named
 from hemiola.synth.harmony import named_key
 from hemiola.synth.plan import plan
 from hemiola.synth.render import render
@@ -24,7 +24,7 @@ from hemiola.train.listening import Heard, listen, tempo_matches
 Audio = NDArray[Any]
 Progress = Callable[[int, int], None]
 
-_TEMPO = re.compile(r"\b(\d+) bpm\b", re.IGNORECASE)
+_TEMPO = re.compile(r"\b(\d+) (bpm|beats per minute)\b", re.IGNORECASE)
 _NO_DRUMS = re.compile(r"\b(no|without) (drums|percussion)\b", re.IGNORECASE)
 _DRUMS = re.compile(r"\b(drums?|beat|percussion)\b", re.IGNORECASE)
 # "in a minor key" names no tonic: what follows the mode tells it from "in A minor".
@@ -45,6 +45,7 @@ class Asked:
     drums: bool | None = None
     key: str | None = None
     mode: str | None = None
+    lead: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ JUDGEMENTS: Mapping[str, Judgement] = {
         lambda asked, heard: (heard.key, heard.mode) == (asked.key, asked.mode),
     ),
     "mode": Judgement(lambda asked: asked.mode is not None, lambda asked, heard: heard.mode == asked.mode),
+    "instrument": Judgement(lambda asked: asked.lead is not None, lambda asked, heard: heard.lead == asked.lead),
 }
 FLAWS: Mapping[str, Callable[[Heard], bool]] = {
     "silent": lambda heard: heard.silent_share > _SILENT_SHARE,
@@ -116,7 +118,7 @@ FLAWS: Mapping[str, Callable[[Heard], bool]] = {
 
 
 def asked_in(caption: str) -> Asked:
-    """What a caption states about tempo, drums, key and mode."""
+    """What a caption states about tempo, drums, key and mode, and the instrument that it names first."""
     tempo, key, mode = _TEMPO.search(caption), _KEY.search(caption), _MODE.search(caption)
     drums = False if _NO_DRUMS.search(caption) else True if _DRUMS.search(caption) else None
     return Asked(
@@ -124,6 +126,7 @@ def asked_in(caption: str) -> Asked:
         drums=drums,
         key=named_key(key[1] + _ACCIDENTALS[(key[2] or "").lower()]) if key else None,
         mode=mode[1].lower() if mode else None,
+        lead=lead_named(caption),
     )
 
 
@@ -142,7 +145,7 @@ def true_music(seed: int, seconds: Seconds, sample_rate: int, channels: int = 1)
     return score, render(score, sample_rate=sample_rate, channels=channels)
 
 
-def listen_to_model(
+def listen_to(
     trials: Sequence[Trial],
     make: Callable[[Sequence[Trial]], Sequence[Audio]],
     sample_rate: int,
@@ -154,18 +157,6 @@ def listen_to_model(
     heard: list[Heard] = []
     for start in range(0, len(trials), batch):
         heard += [listen(audio, sample_rate) for audio in make(trials[start : start + batch])]
-        if progress:
-            progress(len(heard), len(trials))
-    return heard
-
-
-def listen_to_truth(
-    trials: Sequence[Trial], seconds: Seconds, sample_rate: int, *, progress: Progress | None = None
-) -> list[Heard]:
-    """What the same ears hear in the true music of the trials' seeds."""
-    heard = []
-    for trial in trials:
-        heard.append(listen(true_music(trial.seed, seconds, sample_rate)[1], sample_rate))
         if progress:
             progress(len(heard), len(trials))
     return heard

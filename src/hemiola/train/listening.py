@@ -1,6 +1,6 @@
-"""Ears: tempo, key, mode, drums, onsets and flaws heard in audio, by numpy alone.
+"""Ears: tempo, key, mode, drums, the lead instrument, onsets and flaws heard in audio, by numpy alone.
 
-Drums and keys are heard with constants fitted on synthetic music of the train split (fitted_ears.py); nothing else is.
+Drums, keys and leads are heard with constants fitted on synthetic music of the train split; nothing else is.
 Audio is float [channels, samples] or [samples]; channels are mixed, and only flaws depend on loudness. Bands end at
 11 kHz, so that music at 24, 32 and 48 kHz is heard alike.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from hemiola.errors import AudioError
 from hemiola.timebase import Timebase
-from hemiola.train import fitted_ears
+from hemiola.train import fitted_ears, timbre
 from hemiola.train.spectra import (
     BANDS,
     FLOOR,
@@ -49,6 +49,8 @@ class Heard:
     mode: str | None
     drums: bool
     drums_probability: float
+    lead: str | None
+    lead_probability: float
     rms_db: float
     silent_share: float
     clipped_share: float
@@ -59,12 +61,16 @@ def listen(audio: Array, sample_rate: int) -> Heard:
     sound = Sound.of(audio, sample_rate)
     tonic, mode = sound.key() or (None, None)
     probability = sound.drums_probability()
+    leads = sound.lead_probabilities()
+    lead = max(leads, key=leads.__getitem__, default=None)
     return Heard(
         tempo_bpm=sound.tempo_bpm(),
         key=None if tonic is None else PITCH_CLASSES[tonic],
         mode=mode,
         drums=probability > 0.5,
         drums_probability=probability,
+        lead=lead,
+        lead_probability=leads[lead] if lead else 0.0,
         rms_db=20 * float(np.log10(max(sound.rms, FLOOR))),
         silent_share=sound.silent_share(),
         clipped_share=float(np.mean(np.abs(audio) >= 0.999)),
@@ -107,6 +113,11 @@ class Sound:
         return magnitudes(self.samples, self.clock.samples(_SHORT), self.clock.samples(_SHORT_HOP))
 
     @cached_property
+    def long_spectrum(self) -> Array:
+        """Magnitudes [frames, bins], 256 ms each, every 64 ms."""
+        return magnitudes(self.samples, self.clock.samples(_LONG), self.clock.samples(_LONG_HOP))
+
+    @cached_property
     def bands(self) -> Array:
         """Magnitudes [moments, 36] of bands from 40 Hz to 11 kHz, equal steps of pitch."""
         return self.spectrum @ band_weights(self.spectrum.shape[1], self.clock.sample_rate).T
@@ -144,7 +155,7 @@ class Sound:
 
         Magnitudes are raised to `power` before they are summed: below 1, quiet partials count for more.
         """
-        spectrum = magnitudes(self.samples, self.clock.samples(_LONG), self.clock.samples(_LONG_HOP)) ** power
+        spectrum = self.long_spectrum**power
         return spectrum @ pitch_class_weights(spectrum.shape[1], self.clock.sample_rate).T
 
     def key(self) -> tuple[int, str] | None:
@@ -199,6 +210,14 @@ class Sound:
             "top_high": _loudest(top_level),
             "top_noise": self._noisiness(7000, 11_000),
         }
+
+    def timbre(self) -> Array:
+        """What tells one lead instrument from another; see `timbre.features`."""
+        return timbre.features(self.bands, self.long_spectrum, self.clock.sample_rate)
+
+    def lead_probabilities(self) -> dict[str, float]:
+        """How likely each instrument leads; empty where there is nothing to hear."""
+        return {} if self.silent else timbre.probabilities(self.timbre())
 
     def _noisiness(self, low_hz: float, high_hz: float) -> float:
         """Flatness of a region's spectrum in the moments where it is loudest; 0 for a noise."""

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from hemiola.codec.model import EncodecModel
 from hemiola.synth.score import Truth, truth_of
 from hemiola.synth.seeds import split_seed
-from hemiola.timebase import Seconds
+from hemiola.timebase import Seconds, Timebase
+from hemiola.train import opus
 from hemiola.train.evaluate import JUDGEMENTS, Asked, Progress, true_music
 from hemiola.train.listening import Sound, listen
 from hemiola.train.losses import multi_scale_mel
@@ -32,7 +33,7 @@ class Kept:
     """What is left of one piece. F1 scores of onsets are at 50 ms; SI-SDR is in dB.
 
     `codec_onsets` holds the resynthesis against the truth, `true_onsets` the original, `same_onsets` the resynthesis
-    against what is heard in the original. The last four say whether the resynthesis is still heard as it should be.
+    against what is heard in the original. The last five say whether the resynthesis is still heard as it should be.
     """
 
     seed: int
@@ -46,15 +47,20 @@ class Kept:
     drums: bool
     key_and_mode: bool
     mode: bool
+    instrument: bool
 
 
 @dataclass(frozen=True)
 class Resynthesis:
-    """Means over the pieces, each piece, chance where it has a meaning, and the same codec on white noise."""
+    """Means over the pieces, each piece, chance where it has a meaning, and the same codec on white noise.
+
+    `opus` holds mean kilobits a second, SI-SDR and mel distance of Opus on the same pieces; None where it is missing.
+    """
 
     means: dict[str, float]
     chance: dict[str, float | None]
     noise: dict[str, float]
+    opus: dict[str, float] | None
     kilobits_a_second: float
     pieces: tuple[Kept, ...]
 
@@ -101,14 +107,16 @@ def measure(codec: EncodecModel, pieces: int, seconds: Seconds, *, progress: Pro
     }
     names = [name for name in Kept.__dataclass_fields__ if name != "seed"]
     means = {name: float(np.mean([getattr(each, name) for each in kept])) for name in names}
-    return Resynthesis(means, chance, _noise(codec, seconds), kilobits_a_second(codec), tuple(kept))
+    yardstick = _opus([each.audio[0] for each in backs], codec.sampling_rate) if opus.available() else None
+    return Resynthesis(means, chance, _noise(codec, seconds), yardstick, kilobits_a_second(codec), tuple(kept))
 
 
 def _compared(back: _Back, sample_rate: int) -> Kept:
     truth = begun(back.truth)
     heard = listen(back.audio[1], sample_rate)
-    wanted = Asked(back.truth.tempo_bpm, back.truth.drums, back.truth.key, back.truth.mode)
-    still = ("tempo_within_4_percent", "drums", "key_and_mode", "mode")
+    piece = back.truth
+    wanted = Asked(round(piece.tempo_bpm), piece.drums, piece.key, piece.mode, piece.lead)
+    still = ("tempo_within_4_percent", "drums", "key_and_mode", "mode", "instrument")
     return Kept(
         seed=back.seed,
         chroma_correlation=chroma_correlation(*back.chroma),
@@ -186,6 +194,16 @@ def _noise(codec: EncodecModel, seconds: Seconds) -> dict[str, float]:
     noise = (_NOISE_RMS * noise).astype(np.float32)
     back = codec.decode(codec.encode(noise))
     return {"si_sdr_db": si_sdr_db(back, noise), "mel_distance": mel_distance(back, noise, codec.sampling_rate)}
+
+
+def _opus(originals: Sequence[Array], sample_rate: int) -> dict[str, float]:
+    clock = Timebase(sample_rate, 1)
+    rows = []
+    for audio in originals:
+        back, kilobits = opus.through_opus(audio, sample_rate)
+        rate = kilobits / float(clock.seconds(audio.shape[-1]))
+        rows.append((rate, si_sdr_db(back, audio), mel_distance(back, audio, sample_rate)))
+    return dict(zip(("kilobits_a_second", "si_sdr_db", "mel_distance"), np.mean(rows, axis=0).tolist()))
 
 
 def _across(score: Any, ours: Sequence[Array], theirs: Sequence[Array]) -> float | None:

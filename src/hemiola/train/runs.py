@@ -20,7 +20,6 @@ from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.checkpoint_torch import load_parts, save
 from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.decoder_torch import Decoder
-from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
@@ -95,29 +94,25 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     codec.eval().requires_grad_(False)
     parts = _clips(data, progress)
     L.seed_everything(run.seed, verbose=False)
+    folder = Path(run.folder)
     if start:
-        tokenizer, text_encoder, decoder = _started(start, Path(run.folder), model_values)
+        tokenizer, text_encoder, decoder = _started(start, folder, model_values)
     else:
         text = configs.build(Text, text_values, "text")
-        tokenizer = _tokenizer(Path(run.folder), parts[0], text)
-        text_encoder = T5Encoder(text.encoder_config(tokenizer.vocab_size))
-        values = {"vocab_size": codec.config.codebook_size, **model_values}
-        decoder = Decoder(configs.build(DecoderConfig, values, "model"), text.d_model)
-        initialise_text(text_encoder, number_words(tokenizer))
-        initialise(decoder)
+        shape = {"vocab_size": codec.config.codebook_size, **model_values}
+        tokenizer, text_encoder, decoder = _new(text, configs.build(DecoderConfig, shape, "model"), folder, parts[0])
     if recipe.lora_rank:
         text_encoder.requires_grad_(False)
         lora.adapt(decoder, recipe.lora_rank, recipe.lora_alpha)
-    sets = _captioned(run, data, recipe, parts, codec, tokenizer, decoder.config.pattern, progress)
+    sets = _captioned(run, data, recipe, parts, codec, tokenizer, decoder.config, progress)
     module = MusicgenTraining(text_encoder, decoder, recipe, run.steps, run.accumulate)
     trainer = fit(module, _feed(run, *sets), run, resume=resume)
-    folder = Path(run.folder) / "checkpoint"
     if trainer.is_global_zero:
         if start and recipe.lora_rank:
-            lora.save(decoder, Path(run.folder) / "adapter", start.path, recipe.lora_alpha)
+            lora.save(decoder, folder / "adapter", start.path, recipe.lora_alpha)
         plain = lora.merged(decoder) if recipe.lora_rank else decoder
-        save(folder, text_encoder, plain, codec, Path(run.folder) / tokenizers.FILE, dtype="float16")
-    return folder
+        save(folder / "checkpoint", text_encoder, plain, codec, folder / tokenizers.FILE, dtype="float16")
+    return folder / "checkpoint"
 
 
 def _feed(run: Run, train: Dataset, valid: Dataset) -> StepData:
@@ -131,18 +126,21 @@ def _captioned(
     parts: tuple[list[Clip], list[Clip]],
     codec: Encodec,
     tokenizer: Tokenizer,
-    pattern: DelayPattern,
+    model: DecoderConfig,
     progress: Progress | None,
 ) -> tuple[CaptionedTokens, CaptionedTokens]:
     """The clips to train and to validate with, as tokens."""
     train, valid = (
-        TokenCache(Path(data.folder) / "tokens", codec, part).build(progress and (lambda *at: progress("tokens", *at)))
+        TokenCache(Path(data.folder) / "tokens", codec, part, model.audio_channels).build(
+            progress and (lambda *at: progress("tokens", *at))
+        )
         for part in parts
     )
     clock = codec.config.timebase
     frames = clock.frames(clock.samples(str(data.segment_seconds)))
     captions = [[clip.caption for clip in part] for part in parts]
     starts = [[clock.frame_near(second) for second in clip.starts] for clip in parts[0]]
+    pattern = model.pattern
     return (
         CaptionedTokens(
             train, captions[0], tokenizer, pattern, frames=frames, starts=starts, noise=recipe.noise, seed=run.seed
@@ -167,14 +165,18 @@ def trained_codec(wanted: TrainedCodec, choice: Backend) -> Encodec:
     return codec
 
 
-def _tokenizer(folder: Path, clips: list[Clip], text: Text) -> Tokenizer:
-    """Learned from the captions once a run; a resumed run takes what is there."""
+def _new(text: Text, shape: DecoderConfig, folder: Path, clips: list[Clip]) -> tuple[Tokenizer, T5Encoder, Decoder]:
+    """Tokenizer, text encoder and decoder that know nothing yet but the captions' words."""
     path = folder / tokenizers.FILE
-    if not path.exists():
+    if not path.exists():  # else a run is resumed
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path, force=True) as partial:  # another rank may be writing the same
             learn_tokenizer([clip.caption for clip in clips], text.words).save(str(partial))
-    return Tokenizer.from_folder(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    text_encoder, decoder = T5Encoder(text.encoder_config(tokenizer.vocab_size)), Decoder(shape, text.d_model)
+    initialise_text(text_encoder, number_words(tokenizer))
+    initialise(decoder)
+    return tokenizer, text_encoder, decoder
 
 
 def _started(
@@ -187,8 +189,6 @@ def _started(
     with replacing(folder / tokenizers.FILE, force=True) as partial:
         partial.write_bytes((place / tokenizers.FILE).read_bytes())
     text_encoder, decoder = load_parts(place)
-    if decoder.config.audio_channels != 1:
-        raise InputError(f"{start.path} is a stereo model, which training cannot go on from: name one for mono")
     decoder.config = replace(decoder.config, **model_values)
     return tokenizer, text_encoder, decoder
 

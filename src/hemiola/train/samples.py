@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ class Samples(Callback):
     def __init__(self, sample_rate: int, count: int) -> None:
         self.sample_rate, self.count = sample_rate, count
 
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Raise BackendError where matplotlib is missing, before any work."""
+        if find_spec("matplotlib") is None:
+            raise BackendError("recipe.samples needs matplotlib: pip install 'hemiola[train]', or set it to 0")
+
     def on_validation_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int, *_: object
     ) -> None:
@@ -46,14 +52,9 @@ class Samples(Callback):
 
 
 def draw(path: Path, sounds: Mapping[str, np.ndarray], sample_rate: int) -> None:
-    """Spectrograms of named sounds [C, samples] below each other, in dB of full scale, as a PNG.
+    """Spectrograms of named sounds [C, samples] below each other, in dB of full scale, as a PNG."""
+    from matplotlib.figure import Figure
 
-    Raises BackendError where matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendError("recipe.samples needs matplotlib: pip install 'hemiola[train]'") from error
     figure = Figure(figsize=(8, 2.5 * len(sounds)), layout="constrained")
     for axes, (name, sound) in zip(figure.subplots(len(sounds), squeeze=False)[:, 0], sounds.items()):
         magnitudes = spectra.magnitudes(sound.mean(0), WINDOW, WINDOW // 4)

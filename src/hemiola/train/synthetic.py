@@ -23,7 +23,9 @@ from hemiola.train.pools import spread
 class Synthetic:
     """How many pieces to compose for training and for validation, and in which form.
 
-    `tempi_bpm` are the tempi that pieces take in turn; with none, each piece's seed draws its own.
+    With a `frame_rate`, beats last whole frames of a codec at that rate, and captions still name any whole number of
+    bpm; `strict` time has no swing, and nobody early or late. `leads` are what plays the melody, in turn; with none,
+    each piece's seed draws one.
     """
 
     pieces: int
@@ -31,11 +33,14 @@ class Synthetic:
     seconds: float = 8.0
     sample_rate: int = 32000
     channels: int = 1
-    tempi_bpm: tuple[int, ...] = ()
+    frame_rate: int | None = None
+    strict: bool = False
+    leads: tuple[str, ...] = ()
 
     def brief(self, index: int) -> Brief:
         """What piece `index` has to be."""
-        return Brief(tempo_bpm=self.tempi_bpm[index % len(self.tempi_bpm)]) if self.tempi_bpm else Brief()
+        lead = self.leads[index % len(self.leads)] if self.leads else None
+        return Brief(lead=lead, frame_rate=self.frame_rate, strict=self.strict)
 
 
 def fill(

@@ -31,10 +31,12 @@ class TokenCache:
     """Codes of every clip, int16 [codebooks, frames] each, in shards on disk, each of them made once.
 
     A shard is known by the codec's weights and its clips: where each stands beside the cache, its length and its size.
+    With two `sides` a mono codec codes left and right by themselves, and their codebooks lie L0 R0 L1 R1 ...
     """
 
-    def __init__(self, folder: Path, codec: Encodec, clips: Sequence[Clip]) -> None:
-        self.folder, self.codec, self.clips = Path(folder) / fingerprint(codec), codec, list(clips)
+    def __init__(self, folder: Path, codec: Encodec, clips: Sequence[Clip], sides: int = 1) -> None:
+        self.folder = Path(folder) / (fingerprint(codec) + ("-stereo" if sides == 2 else ""))
+        self.codec, self.clips, self.sides = codec, list(clips), sides
 
     def build(self, progress: Callable[[int, int], None] | None = None) -> list[np.ndarray]:
         """Encode what is not there yet and return all codes in the clips' order."""
@@ -66,10 +68,11 @@ class TokenCache:
         config, device = self.codec.config, next(self.codec.parameters()).device
         clock = Timebase(config.sampling_rate, 1)
         for clip in clips:
-            whole = Segments([clip], clock, clock.seconds(_length(clip, config.sampling_rate)), config.channels, 0)
-            audio = whole[0][None].to(device)
+            seconds = clock.seconds(_length(clip, config.sampling_rate))
+            whole = Segments([clip], clock, seconds, self.sides * config.channels, 0)
+            audio = whole[0].unflatten(0, (self.sides, -1)).to(device)
             codes = self.codec.quantize(self.codec.latents(audio), config.codebooks_for())
-            yield codes[0].to("cpu", torch.int16).numpy()
+            yield codes.swapaxes(0, 1).flatten(0, 1).to("cpu", torch.int16).numpy()
 
 
 def _length(clip: Clip, sample_rate: int) -> int:
