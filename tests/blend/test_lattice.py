@@ -22,28 +22,28 @@ def test_starts_and_ratios_by_hand() -> None:
     assert len(lattice.layers) == 21
     assert [round(layer.log_ratio, 2) for layer in lattice.layers] == [round(0.04 * k, 2) for k in range(-10, 11)]
     even = lattice.layers[10]
-    # 239 - 31 = 208 frames to start in: at 0, 16 ... 208.
-    assert (even.rows, even.columns, even.input_ratio, even.target_ratio) == (14, 14, 1.0, 1.0)
-    cell = lattice.first_cells[10] + 3 * 14 + 5
-    assert lattice.starts[:, cell].tolist() == [48.0, 80.0]
+    # 239 - 31 = 208 frames to start in: at 0, 8 ... 208.
+    assert (even.rows, even.columns, even.input_ratio, even.target_ratio) == (27, 27, 1.0, 1.0)
+    cell = lattice.first_cells[10] + 3 * 27 + 5
+    assert lattice.starts[:, cell].tolist() == [24.0, 40.0]
     assert lattice.log_ratios[cell] == 0
     # The last: the input read exp(0.2) = 1.2214 times as fast, the target 0.8187 times.
     fast = lattice.layers[20]
     assert (fast.input_ratio, fast.target_ratio) == pytest.approx((1.22140, 0.81873), abs=1e-5)
-    # 239 - 31 * 1.2214 = 201.1 frames in steps of 19.54: 11 starts; 239 - 31 * 0.8187 = 213.6 in steps of 13.10: 17.
-    assert (fast.rows, fast.columns) == (11, 17)
-    assert len(lattice) == lattice.first_cells[20] + 11 * 17 == lattice.log_ratios.size == lattice.starts.shape[1]
-    assert lattice.starts[:, -1] == pytest.approx([10 * 16 * 1.22140, 16 * 16 * 0.81873], abs=1e-2)
-    # Clips are read in the middle of each 16 output frames: 7.5 frames of the passage after where they begin.
-    assert even.input_frames[:3].tolist() == [7.5, 23.5, 39.5]
-    assert fast.target_frames[1] == pytest.approx(0.81873 * 23.5, abs=1e-3)
+    # 239 - 31 * 1.2214 = 201.1 frames in steps of 9.77: 21 starts; 239 - 31 * 0.8187 = 213.6 in steps of 6.55: 33.
+    assert (fast.rows, fast.columns) == (21, 33)
+    assert len(lattice) == lattice.first_cells[20] + 21 * 33 == lattice.log_ratios.size == lattice.starts.shape[1]
+    assert lattice.starts[:, -1] == pytest.approx([20 * 8 * 1.22140, 32 * 8 * 0.81873], abs=1e-2)
+    # Clips are read in the middle of each 8 output frames: 3.5 frames of the passage after where they begin.
+    assert even.input_frames[:3].tolist() == [3.5, 11.5, 19.5]
+    assert fast.target_frames[1] == pytest.approx(0.81873 * 11.5, abs=1e-3)
 
 
 def test_a_selector_begins_with_windows_that_lie_apart() -> None:
     lattice = Lattice(CONFIG)
     cells = lattice.spread(3)
-    # A sixth, a half and five sixths of 13 columns, rounded down.
-    assert lattice.starts[:, cells].tolist() == [[32.0, 96.0, 160.0]] * 2
+    # A sixth, a half and five sixths of 26 columns, rounded down.
+    assert lattice.starts[:, cells].tolist() == [[32.0, 104.0, 168.0]] * 2
     assert (lattice.log_ratios[cells] == 0).all()
 
 

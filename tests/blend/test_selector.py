@@ -80,7 +80,7 @@ def test_scores_are_the_cosine_of_two_windows_summed_by_hand() -> None:
             heard = []
             for clip, sign in ((0, 1), (1, -1)):
                 ratio = math.exp(sign * lattice.log_ratios[cell] / 2)
-                places = lattice.starts[clip, cell] + ratio * (16 * np.arange(columns) + 7.5)
+                places = lattice.starts[clip, cell] + ratio * (8 * np.arange(columns) + 3.5)
                 heard.append(np.array([np.interp(places, np.arange(240), row) for row in moments[clip][pair]]))
             a, b = heard
             size = np.sqrt((a**2).sum() * (b**2).sum() + EPSILON * columns**2)
@@ -92,11 +92,11 @@ def test_a_cell_is_scored_alike_on_the_lattice_and_off_it() -> None:
     """The neighbours of a cell, where they are cells themselves, have these cells' scores."""
     selector = made()
     moments = [selector._moments(each) for each in clips(seed=4)]
-    cell = int(selector.lattice.first_cells[10]) + 5 * 14 + 6
+    cell = int(selector.lattice.first_cells[10]) + 5 * 27 + 6
     found = selector._similarity((moments[0], moments[1]), selector._around(torch.full((2, 1, 1), cell)))[:, 0, 0]
     scores = selector.scores(*moments)
     # The cell itself, an input start back and on, a target start back and on.
-    beside = [cell, cell - 14, cell + 14, cell - 1, cell + 1]
+    beside = [cell, cell - 27, cell + 27, cell - 1, cell + 1]
     torch.testing.assert_close(found[:, :5], scores[:, beside], atol=1e-5, rtol=0)
 
 
@@ -124,7 +124,7 @@ def test_a_peak_between_three_points_is_that_of_their_parabola() -> None:
 
 def test_at_first_windows_are_distinct_and_ratios_1() -> None:
     windows = made()(*clips())
-    expected = torch.tensor([[32.0, 96.0, 160.0]] * 2)
+    expected = torch.tensor([[32.0, 104.0, 168.0]] * 2)
     assert torch.equal(windows.input_ratios, torch.ones(2, 3))
     assert torch.equal(windows.target_ratios, torch.ones(2, 3))
     torch.testing.assert_close(windows.input_starts, expected)
@@ -169,12 +169,12 @@ def test_distances_are_of_the_power_in_two_windows() -> None:
     selector = made()
     clip = clips(seed=5, batch=1)[0]
     even = int(selector.lattice.first_cells[10])
-    cells = torch.tensor([[[even + 2 * 14 + 2, even + 2 * 14 + 6]]])
+    cells = torch.tensor([[[even + 4 * 27 + 4, even + 4 * 27 + 12]]])
     same, other = selector._distances(clip, clip, selector._around(cells))[0, 0].tolist()
     centred = clip - clip.mean(-1, keepdim=True)
     powers = log_power(centred / (centred.square().mean(-1, keepdim=True) + EPSILON).sqrt())[0].double().numpy()
     read = [
-        np.array([np.interp(start + 16 * np.arange(2) + 7.5, np.arange(240), row) for row in powers])
+        np.array([np.interp(start + 8 * np.arange(4) + 3.5, np.arange(240), row) for row in powers])
         for start in (32, 96)
     ]
     assert same == 0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hemiola.blend.config import BlendConfig
 from hemiola.errors import WeightsError
 
-COLUMN_FRAMES = 16
+COLUMN_FRAMES = 8
 APART_FRAMES = 48  # two pairs of windows differ by this much in one of the clips at least
 RATIO_STEP = 0.04  # of the logarithm: neighbours drift by 0.2 s from the middle of a window of 10.7 s to its end
 

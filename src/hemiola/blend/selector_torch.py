@@ -183,15 +183,20 @@ class CorrelationSelector(nn.Module):
         trust = torch.tanh(self._strength.detach().abs())
         moved = trust * _peak(beside[..., 0], found[..., :1], beside[..., 1])
         slanted = (logs + RATIO_STEP * moved[..., 2]).clamp(-self._limit, self._limit)
-        parts: list[Tensor] = []
-        for clip, sign in ((0, 1), (1, -1)):
-            ratio = torch.exp(sign * slanted / 2 + shared[..., None])
-            middle = middles[clip] + COLUMN_FRAMES * torch.exp(sign * logs / 2) * moved[..., clip]
-            # A window turns about its middle, and keeps to the clip.
-            latest = room(self.config.clip_frames, ratio, self._frames)
-            fraction = ((middle - ratio * (self._frames - 1) / 2) / latest).clamp(0, 1)
-            parts += [placed(fraction, ratio, self.config.clip_frames, self._frames), ratio]
-        return Windows(*parts)
+        ratios = torch.stack([torch.exp(sign * slanted / 2 + shared[..., None]) for sign in (1, -1)])
+        # Back along the input or on along the target is the same to a lag: each goes half the way.
+        steps = torch.stack([torch.exp(sign * logs / 2) * moved[..., clip] for clip, sign in ((0, 1), (1, -1))])
+        starts = self._fitted(middles + COLUMN_FRAMES * steps / 2, ratios)
+        return Windows(starts[0], ratios[0], starts[1], ratios[1])
+
+    def _fitted(self, middles: Tensor, ratios: Tensor) -> Tensor:
+        """Starts of windows [2, ...] around their middles; where one would leave its clip, both go along together."""
+        last, half = self.config.clip_frames - 1, (self._frames - 1) / 2
+        earliest = (half - middles / ratios).amax(0)
+        latest = ((last - middles) / ratios - half).amin(0)
+        starts = middles + ratios * (torch.zeros_like(latest).maximum(earliest).minimum(latest) - half)
+        fractions = starts / room(self.config.clip_frames, ratios, self._frames)
+        return placed(fractions.clamp(0, 1), ratios, self.config.clip_frames, self._frames)
 
     @property
     def _frames(self) -> int:
