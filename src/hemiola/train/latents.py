@@ -108,8 +108,10 @@ class PairLatents(Dataset):
         start = int(rng.integers(real.shape[1] - self.frames + 1))
         shown, heard = (_tensor(self._load(name)) for name in names)
         stretch = _tensor(real[:, start : start + self.frames])
-        given = {"input": shown, "target": heard, "real": stretch, "item": item, "pair": row}
-        return given | ({} if self.center is None else self._middles(names, self.center))
+        given: dict[str, Tensor | int] = {"input": shown, "target": heard, "real": stretch, "item": item, "pair": row}
+        if self.center is not None:
+            given.update(self._middles(names, self.center))
+        return given
 
     def chosen(self, item: int) -> tuple[int, tuple[str, str]]:
         """Which pair item i is, by its row in `pairs`, and the clips that it takes as input and target."""
