@@ -95,6 +95,19 @@ def test_of_many_processes_one_names_what_was_written(
         assert hemiola("train", "codec", "--config", "run.yaml").out == out
 
 
+def test_a_rank_for_lora_is_a_key_of_the_config(hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def train(values: dict, **_: object) -> Path:
+        seen.append(values)
+        return Path("out")
+
+    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(train_musicgen=train))
+    (tmp_path / "run.yaml").write_text("recipe: {lora_rank: 8}")
+    assert hemiola("train", "musicgen", "--config", "run.yaml", "--lora-rank", "4", "run.steps=3").code == 0
+    assert seen == [{"recipe": {"lora_rank": 4}, "run": {"steps": 3}}]
+
+
 @pytest.mark.parametrize("faulty", [False, True])
 def test_an_audit_is_a_table_and_its_faults_are_named(
     hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: bool
@@ -117,16 +130,3 @@ def test_an_audit_is_a_table_and_its_faults_are_named(
     assert ran.code == faulty
     assert faults == ["mel: not as it should be in starts"] * faulty
     assert ran.out == ""
-
-
-def test_a_rank_for_lora_is_a_key_of_the_config(hemiola: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def train(values: dict, **_: object) -> Path:
-        seen.append(values)
-        return Path("out")
-
-    monkeypatch.setitem(sys.modules, "hemiola.train.runs", SimpleNamespace(train_musicgen=train))
-    (tmp_path / "run.yaml").write_text("recipe: {lora_rank: 8}")
-    assert hemiola("train", "musicgen", "--config", "run.yaml", "--lora-rank", "4", "run.steps=3").code == 0
-    assert seen == [{"recipe": {"lora_rank": 4}, "run": {"steps": 3}}]

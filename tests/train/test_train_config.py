@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,18 @@ from typing import Any
 
 import pytest
 
+from hemiola.blend.config import BlendConfig
 from hemiola.codec.config import EncodecConfig
 from hemiola.errors import InputError
 from hemiola.musicgen.config import DecoderConfig
 from hemiola.train import config as configs
+from hemiola.train.blend import BlendRecipe
+from hemiola.train.blend_losses import DEFAULT_WEIGHTS
+from hemiola.train.blend_runs import PairData
 from hemiola.train.codec import CodecRecipe
 from hemiola.train.fit import Run
 from hemiola.train.musicgen import MusicgenRecipe
+from hemiola.train.planted import Planted
 from hemiola.train.runs import Data, Text, TrainedCodec, TrainedModel
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -131,14 +137,38 @@ KINDS = {"run": Run, "data": Data, "text": Text, "start": TrainedModel}
 MODELS = {
     "codec": {"codec": TrainedCodec, "model": EncodecConfig, "recipe": CodecRecipe},
     "musicgen": {"codec": TrainedCodec, "model": DecoderConfig, "recipe": MusicgenRecipe},
+    "blend": {"codec": TrainedCodec, "data": PairData, "model": BlendConfig, "recipe": BlendRecipe},
 }
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_configs_can_be_built(path: Path) -> None:
-    kinds = KINDS | MODELS["codec" if "codec" in path.stem else "musicgen"]
+    kinds = KINDS | next(found for kind, found in MODELS.items() if kind in path.stem)
     for name, values in configs.read(path).items():
         built = configs.build(kinds[name], values, name)
         for key, value in values.items():
             # In numbers nothing is lost on the way from the file to the field.
             assert getattr(built, key) == (tuple(value) if isinstance(value, list) else value)
+
+
+def _fields(cls: type) -> set[str]:
+    return {each.name for each in dataclasses.fields(cls)}
+
+
+def test_the_blend_configs_say_what_is_done_without_them() -> None:
+    # Every key of the recipe and of the model is there to be read, with the value that it has anyway.
+    config = configs.read(CONFIGS / "blend.yaml")
+    assert config["recipe"]["losses"] == DEFAULT_WEIGHTS
+    recipe = configs.build(BlendRecipe, config["recipe"], "recipe")
+    assert recipe == BlendRecipe(losses=DEFAULT_WEIGHTS) and set(config["recipe"]) == _fields(BlendRecipe) - {"seed"}
+    assert configs.build(BlendConfig, config["model"], "model") == BlendConfig()
+    assert set(config["data"]) == _fields(PairData)
+    assert set(config["run"]) == _fields(Run) - {"accumulate"}
+
+
+def test_the_ablation_differs_from_the_planted_test_in_its_selector_alone() -> None:
+    ours, pooled = (configs.read(CONFIGS / f"blend-planted{each}.yaml") for each in ("", "-pooled"))
+    assert pooled["model"].pop("selector") == "pooled"
+    assert pooled["run"].pop("folder") != ours["run"].pop("folder")
+    assert pooled == ours
+    assert configs.build(Planted, ours["data"]["synthetic"], "data.synthetic").clip_seconds == 24
