@@ -117,6 +117,8 @@ def test_two_processes_train_what_one_does(
         for config in (codec, model):
             config["recipe"]["ema_decay"] = 0.9
         blend = blend_config(folder=str(tmp_path / name / "blend"), devices=devices, batch=4, steps=8)
+        # Adam makes steps of one size out of gradients that differ by rounding: eight of these are far more than 1e-5.
+        blend["recipe"] |= dict(zip(RATES, (1e-5, 5e-4, 1e-5)))
         # One that cannot become better, and so ends before its time, on all ranks or never.
         early = blend_config(folder=str(tmp_path / name / "early"), devices=devices, steps=8, **EARLY)
         early["recipe"] |= dict.fromkeys(RATES, 1e-30)
@@ -130,6 +132,9 @@ def test_two_processes_train_what_one_does(
         expected, found = parameters(one), parameters(two)
         assert expected.keys() == found.keys()
         for name, tensor in expected.items():
+            # As long as the hinge sees all logits, real and fake ones cancel in it, and its gradient is rounding alone.
+            if kind == "blend" and name.endswith("discriminator.head.bias"):
+                continue
             if not torch.allclose(found[name], tensor, rtol=1e-5, atol=1e-5):
                 far[f"{kind}: {name}"] = (found[name] - tensor).abs().max().item()
         assert line.done(Path(two["run"]["folder"])) == line.done(Path(one["run"]["folder"]))

@@ -225,7 +225,7 @@ def facts(*clips: Tensor) -> Tensor:
 class PooledSelector(nn.Module):
     """The selector of an earlier system, for comparison: both clips in 50 columns, and starts that get no gradient."""
 
-    COLUMNS = 50
+    COLUMNS = 12_800 // (2 * 128)  # its first layer had so many inputs, of two clips with 128 values a column
 
     def __init__(self, config: BlendConfig) -> None:
         super().__init__()

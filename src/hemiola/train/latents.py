@@ -109,7 +109,9 @@ class PairLatents(Dataset):
         shown, heard = (_tensor(self._load(name)) for name in names)
         stretch = _tensor(real[:, start : start + self.frames])
         given: dict[str, Tensor | int] = {"input": shown, "target": heard, "real": stretch, "item": item, "pair": row}
-        return given | ({} if self.center is None else self._middles(names, self.center))
+        if self.center is not None:
+            given.update(self._middles(names, self.center))
+        return given
 
     def chosen(self, item: int) -> tuple[int, tuple[str, str]]:
         """Which pair item i is, by its row in `pairs`, and the clips that it takes as input and target."""
