@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hemiola.cli import screen
@@ -49,7 +49,7 @@ def music(figures: Mapping[str, Figure]) -> None:
         shares = (_percent(values["share"]), f"{_percent(low)} to {_percent(high)}")
         counted = f"{values['right']} of {values['count']}"
         rows.append((label, counted, *shares, _percent(values["chance"]), _percent(values["ceiling"])))
-    _table(("music", "pieces", "share", "95 % interval", "chance", "true music"), rows)
+    screen.table(("music", "pieces", "share", "95 % interval", "chance", "true music"), rows)
 
 
 def codec(measured: Resynthesis) -> None:
@@ -69,7 +69,7 @@ def codec(measured: Resynthesis) -> None:
     ]
     if measured.opus is None:
         screen.note("Opus is left out: this libsndfile cannot write it; the soundfile from PyPI brings one that can")
-    _table((f"codec at {measured.kilobits_a_second:.1f} kbps", "mean", "chance", "true music"), rows)
+    screen.table((f"codec at {measured.kilobits_a_second:.1f} kbps", "mean", "chance", "true music"), rows)
 
 
 def clap(values: Mapping[str, float | None]) -> None:
@@ -78,19 +78,7 @@ def clap(values: Mapping[str, float | None]) -> None:
         (label, *(_number(values.get(f"{name}{beside}")) for beside in ("", "_by_chance", "_of_true_music")))
         for name, label in CLAP_ROWS.items()
     ]
-    _table(("by CLAP", "value", "chance", "true music"), rows)
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(names):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    Console(stderr=True, markup=False, highlight=False, width=100).print(table)
+    screen.table(("by CLAP", "value", "chance", "true music"), rows)
 
 
 def _percent(share: float | None) -> str:
