@@ -51,7 +51,7 @@ def test_what_cannot_be_is_refused(changed: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"output_frames": 15}, "output_frames must be at least 16, not 15"),
+        ({"output_frames": 7}, "output_frames must be at least 8, not 7"),
         ({}, "3 windows of 800 frames cannot lie 48 frames apart in a clip of 900"),
     ],
 )

@@ -27,19 +27,21 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hemiola.blend.network_torch import BlendNetwork
     from hemiola.blend.network_torch import save as save_blend
     from hemiola.codec.config import EncodecConfig
-    from hemiola.codec.encodec_torch import Encodec, save
+    from hemiola.codec.encodec_torch import Encodec, fingerprint, save
     from hemiola.train.codec import initialise
 
     folder = tmp_path_factory.mktemp("blend")
     clock = {"sampling_rate": RATE, "upsampling_ratios": (8, 5, 2), "target_bandwidths": (0.15,), "codebook_size": 8}
+    names = {}
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        for name, width in (("codec", 4), ("wide", 6)):
+        for name, width in (("codec", 4), ("wide", 6), ("other", 4)):
             codec = Encodec(EncodecConfig(**clock, hidden_size=width, num_filters=2, num_lstm_layers=1))
             initialise(codec)
             save(codec, folder / name)
+            names[name] = fingerprint(codec)
         sizes = {"latent_dim": 4, "clip_frames": CLIP, "output_frames": OUTPUT, "embedding_dim": 6, "size": "tiny"}
-        network = BlendNetwork(BlendConfig(codec=str(folder / "codec"), **sizes))
+        network = BlendNetwork(BlendConfig(codec=str(folder / "codec"), codec_weights=names["codec"], **sizes))
         torch.nn.init.constant_(network.selector.gain, 0.2)
         save_blend(network, folder / "model")
     rng = np.random.default_rng(0)
@@ -214,13 +216,14 @@ def test_4_8_seconds_are_enough_to_the_sample(blend: Run) -> None:
         ("nosuch", (), "no such folder with a blend"),
         ("codec", (), "of a 'encodec' model, not of a blend: choose another checkpoint"),
         ("model", ("--codec", "wide"), "does not fit this blend: it was trained on"),
+        ("model", ("--codec", "other"), "does not fit this blend: it was trained on"),
         ("model", ("--codec", "nosuch-codec"), "nosuch-codec"),
     ],
 )
 def test_checkpoints_that_cannot_be_used(
     blend: Run, places: Path, tmp_path: Path, model: str, words: tuple[str, ...], said: str
 ) -> None:
-    words = tuple(str(places / word) if word in ("wide", "nosuch-codec") else word for word in words)
+    words = tuple(str(places / word) if word in ("wide", "other", "nosuch-codec") else word for word in words)
     ran = blend("input", "target", *words, model=model)
     assert ran.code == 4, ran.err
     assert said in ran.error

@@ -11,14 +11,14 @@ import soundfile
 import torch
 
 from hemiola.codec.config import EncodecConfig
-from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.encodec_torch import Encodec, fingerprint
 from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.train import tokens
 from hemiola.train.captions import learn_tokenizer
 from hemiola.train.codec import initialise
 from hemiola.train.data import clips
-from hemiola.train.tokens import CaptionedTokens, Noise, TokenCache, fingerprint
+from hemiola.train.tokens import CaptionedTokens, Noise, TokenCache
 
 RATE = 2000
 PATTERN = DelayPattern((0, 1), special=16)

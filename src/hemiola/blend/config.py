@@ -35,6 +35,7 @@ class BlendConfig:
 
     Attributes:
         codec: name or folder of the codec whose latents are blended.
+        codec_weights: the fingerprint of that codec's weights; empty where it is not known.
         latent_dim: values in a latent frame.
         clip_frames: frames of each recording that the model hears: 24 s.
         output_frames: frames of each passage that it composes: 10.667 s.
@@ -46,6 +47,7 @@ class BlendConfig:
     """
 
     codec: str = "facebook/encodec_24khz"
+    codec_weights: str = ""
     latent_dim: int = 128
     clip_frames: int = 1800
     output_frames: int = 800

@@ -59,8 +59,7 @@ class Blend:
         network = importlib.import_module(f"hemiola.blend.network_{BACKEND}").load(folder, config, choice)
         name = codec or config.codec
         model = EncodecModel.from_pretrained(name, backend=BACKEND, device=choice.device, allow_pickle=allow_pickle)
-        if model.channels != 1 or model.chunk_length is not None or model.config.hidden_size != config.latent_dim:
-            raise WeightsError(f"the codec {name} does not fit this blend: it was trained on {config.codec}")
+        _require_fit(config, model, name)
         return cls(config, network, model)
 
     @property
@@ -134,3 +133,11 @@ class Blend:
                 f"{name} is {there:.2f} s long{where}, a blend takes {needed:g} s of it: take a longer one"
             )
         return samples[:, first : first + self.clip_samples]
+
+
+def _require_fit(config: BlendConfig, codec: EncodecModel, name: str) -> None:
+    """Raise WeightsError for a codec whose latents are not those that a blend was trained on."""
+    alike = codec.channels == 1 and codec.chunk_length is None and codec.config.hidden_size == config.latent_dim
+    weights = importlib.import_module(f"hemiola.codec.encodec_{BACKEND}").fingerprint
+    if not alike or (config.codec_weights and weights(codec.network) != config.codec_weights):
+        raise WeightsError(f"the codec {name} does not fit this blend: it was trained on {config.codec}")

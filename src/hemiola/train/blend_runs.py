@@ -14,7 +14,7 @@ import torch
 from hemiola.backend import choose
 from hemiola.blend.config import BlendConfig
 from hemiola.blend.network_torch import BlendNetwork
-from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.encodec_torch import Encodec, fingerprint
 from hemiola.errors import InputError
 from hemiola.train import config as configs
 from hemiola.train import pairs, planted
@@ -80,7 +80,12 @@ def assemble(config: Mapping[str, Any], *, resume: bool = False, progress: Progr
     dataset = _dataset(data, progress)
     latents = LatentCache(dataset, codec).build(partial(progress, "latents") if progress else None)
     L.seed_everything(run.seed, verbose=False)
-    shape = {"codec": wanted.path, "latent_dim": codec.config.hidden_size, "clip_frames": _clip_frames(dataset, codec)}
+    shape = {
+        "codec": wanted.path,
+        "codec_weights": fingerprint(codec),
+        "latent_dim": codec.config.hidden_size,
+        "clip_frames": _clip_frames(dataset, codec),
+    }
     network = BlendNetwork(configs.build(BlendConfig, {**shape, **model_values}, "model"))
     center = codec.config.timebase if recipe.reference == "center" else None
     given = partial(PairLatents, dataset, latents=latents, frames=network.config.output_frames, mode=data.mode)

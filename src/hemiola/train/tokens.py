@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from torch.utils.data import Dataset
 
 from hemiola.audio.writing import replacing
-from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.encodec_torch import Encodec, fingerprint
 from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
@@ -77,19 +76,6 @@ class TokenCache:
 
 def _length(clip: Clip, sample_rate: int) -> int:
     return clip.samples * sample_rate // clip.sample_rate
-
-
-def fingerprint(codec: Encodec) -> str:
-    """A short name for the exact weights that make tokens, so that those of another codec are never taken for its own.
-
-    The decoder has no say in it: it may be trained further, and the tokens stay what they are.
-    """
-    digest = hashlib.sha256(json.dumps(codec.config.to_dict(), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(codec.state_dict().items()):
-        if name.startswith("decoder."):
-            continue
-        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 # Half of the items begin where their clip does, the others at one of its starts, or anywhere where none is known.
