@@ -275,7 +275,7 @@ def test_the_bundled_model_is_in_the_package(tmp_path: Path, monkeypatch: pytest
         ("sketsh", "did you mean sketch?"),
         ("musicgen-small", "did you mean facebook/musicgen-small?"),
         ("MusicGen-Larg", "did you mean facebook/musicgen-large?"),
-        ("qqq", "name sketch (bundled), a folder, or owner/name"),
+        ("qqq", "name sketch or sketch-24khz (bundled), a folder, or owner/name"),
         ("", "name sketch"),
         ("./nowhere/at-all", "no model and no folder './nowhere/at-all'"),
         ("/nowhere/at/all", "no folder"),
