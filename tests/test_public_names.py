@@ -10,7 +10,7 @@ import pytest
 
 import hemiola
 
-NAMES = {"Audio", "EncodecModel", "HemiolaError", "MusicGen", "Request", "Timebase", "__version__", "generate"}
+NAMES = {"Audio", "Blend", "EncodecModel", "HemiolaError", "MusicGen", "Request", "Timebase", "__version__", "generate"}
 
 
 def test_all_names_are_there_and_no_others() -> None:

@@ -27,7 +27,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hemiola.blend.network_torch import BlendNetwork
     from hemiola.blend.network_torch import save as save_blend
     from hemiola.codec.config import EncodecConfig
-    from hemiola.codec.encodec_torch import Encodec, fingerprint, save
+    from hemiola.codec.encodec_torch import Encodec, save
+    from hemiola.codec.fingerprint_torch import fingerprint
     from hemiola.train.codec import initialise
 
     folder = tmp_path_factory.mktemp("blend")

@@ -11,7 +11,8 @@ import soundfile
 import torch
 
 from hemiola.codec.config import EncodecConfig
-from hemiola.codec.encodec_torch import Encodec, fingerprint
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.fingerprint_torch import fingerprint
 from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.train import tokens

@@ -138,6 +138,6 @@ class Blend:
 def _require_fit(config: BlendConfig, codec: EncodecModel, name: str) -> None:
     """Raise WeightsError for a codec whose latents are not those that a blend was trained on."""
     alike = codec.channels == 1 and codec.chunk_length is None and codec.config.hidden_size == config.latent_dim
-    weights = importlib.import_module(f"hemiola.codec.encodec_{BACKEND}").fingerprint
+    weights = importlib.import_module(f"hemiola.codec.fingerprint_{BACKEND}").fingerprint
     if not alike or (config.codec_weights and weights(codec.network) != config.codec_weights):
         raise WeightsError(f"the codec {name} does not fit this blend: it was trained on {config.codec}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -209,19 +208,6 @@ def load(
     state = {name: tensors[name].to(torch.float32 if "codebook" in name else dtype) for name in expected}
     model.load_state_dict(state, assign=True)
     return model.to(choice.device).eval()
-
-
-def fingerprint(codec: Encodec) -> str:
-    """A short name for the exact weights that make latents and codes, so that another codec's are never taken for them.
-
-    The decoder has no say in it: it may be trained further, and these stay what they are.
-    """
-    digest = hashlib.sha256(json.dumps(codec.config.to_dict(), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(codec.state_dict().items()):
-        if name.startswith("decoder."):
-            continue
-        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def to_checkpoint(model: Encodec) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ import torch
 from hemiola.backend import choose
 from hemiola.blend.config import BlendConfig
 from hemiola.blend.network_torch import BlendNetwork
-from hemiola.codec.encodec_torch import Encodec, fingerprint
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.fingerprint_torch import fingerprint
 from hemiola.errors import InputError
 from hemiola.train import config as configs
 from hemiola.train import pairs, planted

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from hemiola.audio.writing import replacing
 from hemiola.codec.config import EncodecConfig
-from hemiola.codec.encodec_torch import Encodec, fingerprint
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.fingerprint_torch import fingerprint
 from hemiola.errors import InputError
 from hemiola.timebase import Timebase
 from hemiola.train.pairs import LATENTS, Cut, Pair, PairFolder

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from torch.utils.data import Dataset
 
 from hemiola.audio.writing import replacing
-from hemiola.codec.encodec_torch import Encodec, fingerprint
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.codec.fingerprint_torch import fingerprint
 from hemiola.musicgen.delay import DelayPattern
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
