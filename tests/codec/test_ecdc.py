@@ -187,7 +187,7 @@ def test_two_thousand_damaged_files_are_an_error_or_codes(rate: int, tmp_path: P
             # In proportion to the file, whatever it claims.
             assert tracemalloc.get_traced_memory()[1] - before < 500_000 + 100 * len(content)
         outcomes["codes"] += 1
-        codec._check_codes(found.encoded)
+        codec.check_codes(found.encoded)
         if outcomes["codes"] % 40 == 1:
             outcomes["decoded"] += 1
             try:

@@ -313,8 +313,8 @@ def test_a_run_leaves_a_blend_figures_and_what_it_heard(blend_config: Make, trai
     names = {"rows.csv", "pair-0-1.wav", "pair-0-1-input.wav", "pair-0-1-target.wav", "pair-0-1.png"}
     assert {path.name for path in seen.iterdir()} == names
     (row,) = rows_of(seen / "rows.csv")
-    # At first the window lies in the middle: from column 6 of 13 on, of 16 frames each, 50 of which are a second.
-    assert float(row["input_start_seconds"]) == pytest.approx(6 * 16 / 50, abs=1e-3)
+    # At first the window lies in the middle: from column 13 of 26 on, of 8 frames each, 50 of which are a second.
+    assert float(row["input_start_seconds"]) == pytest.approx(13 * 8 / 50, abs=1e-3)
     (figures,) = [each for each in rows_of(folder.parent / "metrics.csv") if each.get("valid/loss")]
     for name in DEFAULT_WEIGHTS:
         assert figures[f"valid/{name}"]
