@@ -153,6 +153,7 @@ def _whole(name: str, value: object) -> int:
 
 
 def _number(name: str, value: object) -> float:
+    # typeshed gives Real no comparison with a whole number; every number that is one has it.
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= MAX_SETTING:  # type: ignore[operator]
         raise InputError(f"{name} must be a number from 0 to {MAX_SETTING}, not {value!r}")
     return float(value)

@@ -203,7 +203,7 @@ def test_recordings_that_cannot_be_blended(
     ran = blend(*sounds, *words)
     assert ran.code == 2
     assert said.format(short=places / "short.wav", target=places / "target.wav") in ran.error
-    assert not list(tmp_path.rglob("*.wav"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_4_8_seconds_are_enough_to_the_sample(blend: Run) -> None:
@@ -228,7 +228,7 @@ def test_checkpoints_that_cannot_be_used(
     ran = blend("input", "target", *words, model=model)
     assert ran.code == 4, ran.err
     assert said in ran.error
-    assert not list(tmp_path.rglob("*.wav"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(hemiola: Run, places: Path, tmp_path: Path) -> None:

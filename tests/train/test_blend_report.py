@@ -29,7 +29,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def blended() -> tuple[Blended, list[torch.Tensor]]:
-    """Two pairs with two passages; in the second pair, passage 1 is its target and passage 2 has nothing of either."""
+    """Two pairs with two passages, and the sounds of the second pair: 1 is its target, 2 has nothing of either."""
     samples = CLOCK.samples_of(FRAMES)
     output, input_, target = (noise(2, 2, 1, samples, seed=seed) for seed in range(3))
     output[1, 0] = 0.5 * target[1, 0]
@@ -37,7 +37,7 @@ def blended() -> tuple[Blended, list[torch.Tensor]]:
     components = noise(2, 2, 6, FRAMES, seed=5).softmax(2)
     windows = Windows(STARTS[0], RATIOS[0], STARTS[1], RATIOS[1])
     made = Blended(latents, latents, latents, components, windows, torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
-    return made, [output, input_, target]
+    return made, [output[1], input_[1], target[1]]
 
 
 def passages() -> list[Passage]:
@@ -87,7 +87,7 @@ def test_a_pair_is_told_passage_by_passage() -> None:
     assert first["copy_target"] == pytest.approx(1, abs=1e-6)
     assert (first["copies"], second["copies"]) == ("target", "")
     assert abs(second["copy_input"]) < 0.5
-    assert first["output_rms"] == pytest.approx(sounds[0][1, 0].square().mean().sqrt().item(), rel=1e-5)
+    assert first["output_rms"] == pytest.approx(sounds[0][0].square().mean().sqrt().item(), rel=1e-5)
     assert second["target_harmony"] == pytest.approx(made.components[1, 1, 4].mean().item(), rel=1e-5)
     assert first["target_tonality"] == pytest.approx(0.4)
     # Input windows [0, .595] and [.8, 1.2] share nothing, target windows [.605, .9075] and [0, .478] neither.

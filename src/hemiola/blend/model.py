@@ -22,6 +22,9 @@ from hemiola.weights import hub, keys
 
 BACKEND = "torch"
 
+# Input and target, float32 [1, samples] each at the codec's rate.
+Clips = tuple[NDArray[np.float32], NDArray[np.float32]]
+
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
@@ -90,10 +93,14 @@ class Blend:
 
         Recordings may have any rate and number of channels. Raises AudioError for one that is too short.
         """
-        clips = (
-            self._clip(input, input_start, "the input"),
-            self._clip(target, target_start, "the target"),
-        )
+        return self.compose(self.clips(input, target, input_start=input_start, target_start=target_start), seed=seed)
+
+    def clips(self, input: Audio, target: Audio, *, input_start: Seconds = 0, target_start: Seconds = 0) -> Clips:
+        """As much of both recordings as the model hears, from their starts on; raises as `render` does."""
+        return self._clip(input, input_start, "the input"), self._clip(target, target_start, "the target")
+
+    def compose(self, clips: Clips, *, seed: int | None = None) -> Rendered:
+        """Passages of what `clips` gave."""
         network = importlib.import_module(f"hemiola.blend.network_{BACKEND}")
         latents = [self.codec.latents(clip[None]) for clip in clips]
         parts = network.render(self.network, self.codec.network, *latents, seed)

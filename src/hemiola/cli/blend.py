@@ -50,8 +50,10 @@ def blend(
         require_matplotlib()
     sounds = Audio.load(input), Audio.load(target)
     model = Blend.from_pretrained(checkpoint, codec=codec, device=device, allow_pickle=allow_pickle)
+    clips = model.clips(*sounds, input_start=input_start, target_start=target_start)
+    # Only now: nothing is left behind of recordings that are too short.
     paths = _places(output, model.config.pairs, pictures, force)
-    made = model.render(*sounds, input_start=input_start, target_start=target_start, seed=seed)
+    made = model.compose(clips, seed=seed)
     for path, passage in zip(paths, made.passages):
         io.write(path, passage.output, passage.sample_rate, force=force)
         screen.written(path)

@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 def passages(blended: Blended, sounds: Sequence[Tensor], clock: Timebase, item: int) -> list[Passage]:
-    """The passages of pair `item` of a batch; `sounds`: output, input and target windows decoded, [B, P, 1, S] each."""
+    """The passages of pair `item` of a batch; `sounds`: its output, input and target window decoded, [P, 1, S] each."""
     return [_passage(blended, sounds, clock, (item, each)) for each in range(blended.output.shape[1])]
 
 
@@ -67,7 +67,7 @@ def means(found: Sequence[Row]) -> dict[str, float]:
 
 
 def _passage(blended: Blended, sounds: Sequence[Tensor], clock: Timebase, place: tuple[int, int]) -> Passage:
-    output, input_window, target_window = (_array(sound[place]) for sound in sounds)
+    output, input_window, target_window = (_array(sound[place[1]]) for sound in sounds)
     windows, frames = blended.windows.chosen, blended.output.shape[-1]
 
     def span(starts: Tensor, ratios: Tensor) -> Span:

@@ -112,5 +112,5 @@ def _spread(train: PairLatents) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation [D] of the first training clips' latents."""
     count = min(len(train), CLIPS_MEASURED // 2)
     items = (train[index] for index in range(count))
-    clips = torch.cat([item[name].double() for item in items for name in ("input", "target")], 1)  # type: ignore[union-attr]
+    clips = torch.cat([torch.as_tensor(item[name]).double() for item in items for name in ("input", "target")], 1)
     return clips.mean(1).float(), clips.std(1).float()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from hemiola.blend.network_torch import Blended
 from hemiola.train import blend_report
@@ -86,20 +84,9 @@ class Watch(Callback):
 
     def _hear(self, trainer: L.Trainer, module: BlendTraining, blended: Blended, place: int, pair: int) -> None:
         parts = (blended.output, blended.input_window, blended.target_window)
-        sounds = [module.frozen.codec.synthesize(part[place])[None] for part in parts]
-        one = _only(blended, place)
-        made = blend_report.passages(one, sounds, module.clock, 0)
+        sounds = [module.frozen.codec.synthesize(part[place]) for part in parts]
+        made = blend_report.passages(blended, sounds, module.clock, place)
         name = f"pair-{pair}"
-        self.rows += blend_report.rows(name, made, one.strengths[0].tolist())
+        self.rows += blend_report.rows(name, made, blended.strengths[place].tolist())
         if trainer.is_global_zero:
             blend_report.write(self.folder, name, self.valid.audio(pair), made)
-
-
-def _only(blended: Blended, place: int) -> Blended:
-    """One pair of a batch, as a batch."""
-    windows = type(blended.windows)(*(each[place : place + 1] for each in blended.windows.parts))
-    parts: Mapping[str, Tensor] = {
-        name: getattr(blended, name)[place : place + 1]
-        for name in ("output", "input_window", "target_window", "components", "strengths")
-    }
-    return Blended(windows=windows, **parts)

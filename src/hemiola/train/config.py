@@ -39,6 +39,7 @@ def build(cls: type[T], values: Mapping[str, Any] | None, section: str) -> T:
     Raises InputError for an unknown or missing key and for a value of another kind, by the key's name.
     """
     values = _section(values, section)
+    # mypy cannot be told that a type variable stands for dataclasses only.
     fields = {each.name: each for each in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:

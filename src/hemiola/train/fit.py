@@ -123,6 +123,7 @@ def _trainer(run: Run, in_turns: bool, resume: bool, progress: bool, callbacks: 
         num_nodes=nodes,
         strategy=_strategy(devices * nodes, in_turns),
         plugins=[launched],
+        # Lightning's own list of what it takes; it names them all where one is not on it.
         precision=run.precision,  # type: ignore[arg-type]
         max_epochs=1,
         val_check_interval=min(run.validate_every_steps, run.steps),

@@ -85,4 +85,5 @@ def probabilities(heard: Array) -> dict[str, float]:
 def _fitted() -> Fitted:
     with safe_open(FITTED, "numpy") as file:
         names = tuple(file.metadata()["names"].split(","))
+        # An open safetensors file has keys() and cannot be iterated.
         return Fitted(names, **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
