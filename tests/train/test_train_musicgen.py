@@ -133,7 +133,7 @@ def test_attention_learns_as_the_fused_kernel_does(causal: bool) -> None:
 
 def test_every_parameter_learns_and_no_table_decays() -> None:
     module = training(weight_decay=0.3)
-    optimizer = module.configure_optimizers()["optimizer"]
+    (optimizer,) = (each["optimizer"] for each in module.configure_optimizers())
     decayed, flat = ({id(each) for each in group["params"]} for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
     for name, each in module.named_parameters():
@@ -152,16 +152,34 @@ def test_the_learning_rate_warms_up_and_falls_to_its_share() -> None:
     assert shares == pytest.approx([0.1, 0.498, 0.982, 0.55, 0.1, 0.1], abs=2e-3)
 
 
-def test_it_learns_what_the_caption_says() -> None:
+def test_muon_has_the_matrices_of_layers_and_adamw_what_is_left() -> None:
+    module = training(muon=True, weight_decay=0.3)
+    rest, muon = (each["optimizer"] for each in module.configure_optimizers())
+    assert (type(rest), type(muon)) == (torch.optim.AdamW, torch.optim.Muon)
+    places = {id(each) for each in muon.param_groups[0]["params"]}
+    assert muon.param_groups[0]["weight_decay"] == 0.3
+    others = [id(each) for group in rest.param_groups for each in group["params"]]
+    assert len(others) == len(set(others))
+    assert not places & set(others)
+    assert places | set(others) == {id(each) for each in module.parameters()}
+    inner = ("_proj", "fc1", "fc2", ".q", ".k", ".v", ".o", ".wi", ".wo")
+    for name, each in module.named_parameters():
+        expected = name.removesuffix(".weight").endswith(inner) and "enc_to_dec_proj" not in name
+        assert (id(each) in places) == expected, name
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_it_learns_what_the_caption_says(muon: bool) -> None:
     """Two captions, two melodies: only through the text can the first frame be known."""
     torch.manual_seed(0)
-    module, given = training(warmup_steps=1, learning_rate=0.03), batch(frames=(5, 5))
-    optimizer = module.configure_optimizers()["optimizer"]
+    module, given = training(warmup_steps=1, learning_rate=0.03, muon=muon), batch(frames=(5, 5))
+    optimizers = [each["optimizer"] for each in module.configure_optimizers()]
     for _ in range(80):
-        optimizer.zero_grad()
+        module.zero_grad()
         loss, _ = module.loss(given)
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     assert loss < 0.05
     crossed = {**given, "text": given["text"].flip(0), "text_mask": given["text_mask"].flip(0)}
     assert module.loss(crossed)[0] > 1

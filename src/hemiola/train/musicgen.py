@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -29,7 +30,8 @@ class MusicgenRecipe:
     """What a language model over codebooks is trained with; `text_dropped` is what guidance needs.
 
     With `ema_decay` the result is the moving average of the weights. With `lora_rank` only matrices of that rank beside
-    the decoder's learn (see lora.py), `lora_alpha` / rank times as strongly.
+    the decoder's learn (see lora.py), `lora_alpha` / rank times as strongly. With `muon` the layers' matrices learn by
+    Muon (Jordan et al., 2024), in steps as large as AdamW's, which has the rest.
     """
 
     learning_rate: float = 1e-4
@@ -45,6 +47,7 @@ class MusicgenRecipe:
     ema_decay: float | None = None
     lora_rank: int = 0
     lora_alpha: float = 16.0
+    muon: bool = False
 
     def __post_init__(self) -> None:
         averages.check(self.ema_decay)
@@ -77,30 +80,38 @@ class MusicgenTraining(L.LightningModule):
         """The average of the weights, where there is one."""
         return averages.callbacks(self.recipe.ema_decay)
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW without decay on norms, biases and embeddings; linear warm-up, then a cosine."""
+    def configure_optimizers(self) -> list[OptimizerLRSchedulerConfig]:
+        """AdamW without decay on norms, biases and embeddings, and Muon if asked for; linear warm-up, then a cosine."""
         recipe = self.recipe
         named = [(name, each) for name, each in self.named_parameters() if each.requires_grad]
         flat = [each for name, each in named if each.ndim < 2 or "embed" in name or "shared" in name]
-        decayed = [each for name, each in named if not (each.ndim < 2 or "embed" in name or "shared" in name)]
+        inner = [each for name, each in named if recipe.muon and _inner(name, each)]
+        apart = {id(each) for each in (*flat, *inner)}
+        decayed = [each for _, each in named if id(each) not in apart]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": flat, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        found: list[Optimizer] = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)]
+        if inner:
+            decay = recipe.weight_decay
+            found.append(torch.optim.Muon(inner, recipe.learning_rate, decay, adjust_lr_fn="match_rms_adamw"))
+        schedule = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=self._share)
+        return [{"optimizer": each, "lr_scheduler": {"scheduler": schedule(each), "interval": "step"}} for each in found]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One update; logs cross-entropy in nats a token."""
-        optimizer, schedule = cast(Optimizer, self.optimizers()), cast(LRScheduler, self.lr_schedulers())
-        optimizer.zero_grad()
+        optimizers = cast(list[Optimizer], _listed(self.optimizers()))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         places = self._places(batch)
         heard = []
         for part in _parts(batch, self.parts):
             loss, per_codebook = self.loss(part, places)
             self.manual_backward(loss)
             heard.append((loss.detach() * self.parts, per_codebook.detach()))
-        self.clip_gradients(optimizer, gradient_clip_val=self.recipe.clip_norm, gradient_clip_algorithm="norm")
-        optimizer.step()
-        schedule.step()
+        nn.utils.clip_grad_norm_(self.parameters(), self.recipe.clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+        for schedule in cast(list[LRScheduler], _listed(self.lr_schedulers())):
+            schedule.step()
         losses, codebooks = (torch.stack(each).mean(0) for each in zip(*heard))
         self.log("train/loss", losses, prog_bar=True)
         self.log_dict({f"train/codebook_{k}": value for k, value in enumerate(codebooks)})
@@ -136,6 +147,16 @@ class MusicgenTraining(L.LightningModule):
         done = min(1.0, step / max(1, self.steps))
         cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
         return warm * (recipe.final_share + (1 - recipe.final_share) * cosine)
+
+
+def _inner(name: str, weight: Tensor) -> bool:
+    """Whether it is a matrix of a layer of either network, and no table that is read row by row."""
+    return weight.ndim == 2 and (".layers." in name or ".block." in name) and "relative_attention_bias" not in name
+
+
+def _listed(found: object) -> list[Any]:
+    """Lightning gives one as it is and several as a list."""
+    return found if isinstance(found, list) else [found]
 
 
 def _parts(batch: dict[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
