@@ -55,7 +55,9 @@ class Parts:
 
 def train_blend(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Path:
     """Train a blend and write it to `run.folder`/checkpoint."""
-    parts = assemble(config, resume=resume, progress=progress)
+    # First: a folder that is taken is told before anything is composed.
+    check_folder(configs.build(Run, config.get("run"), "run"), resume)
+    parts = assemble(config, progress=progress)
     run, folder = parts.run, Path(parts.run.folder) / "checkpoint"
     feed = StepData(parts.train, parts.valid, steps=run.steps, batch=run.batch, workers=run.workers)
     watch = Watch(parts.valid, Path(run.folder) / "validation")
@@ -65,13 +67,12 @@ def train_blend(config: Mapping[str, Any], *, resume: bool = False, progress: Pr
     return folder
 
 
-def assemble(config: Mapping[str, Any], *, resume: bool = False, progress: Progress | None = None) -> Parts:
+def assemble(config: Mapping[str, Any], *, progress: Progress | None = None) -> Parts:
     """Pairs, latents, network and losses as the config's sections say; raises InputError for what cannot be had."""
     run_values, data_values, codec_values, model_values, recipe_values = configs.sections(
         config, "run", "data", "codec", "model", "recipe"
     )
     run = configs.build(Run, run_values, "run")
-    check_folder(run, resume)
     if run.accumulate > 1:
         raise InputError("run.accumulate must be 1 for a blend, whose decoder takes a few rows at a time anyway")
     data = configs.build(PairData, data_values, "data")
