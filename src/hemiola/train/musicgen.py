@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -93,8 +92,7 @@ class MusicgenTraining(L.LightningModule):
         if inner:
             decay = recipe.weight_decay
             found.append(torch.optim.Muon(inner, recipe.learning_rate, decay, adjust_lr_fn="match_rms_adamw"))
-        schedule = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=self._share)
-        return [{"optimizer": each, "lr_scheduler": {"scheduler": schedule(each), "interval": "step"}} for each in found]
+        return [{"optimizer": each, "lr_scheduler": self._schedule(each)} for each in found]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One update; logs cross-entropy in nats a token."""
@@ -140,6 +138,9 @@ class MusicgenTraining(L.LightningModule):
 
     def _places(self, batch: dict[str, Tensor]) -> Tensor:
         return ranks.mean(batch["inside"][..., 1:].sum()).clamp(min=1)
+
+    def _schedule(self, optimizer: Optimizer) -> LRSchedulerConfigType:
+        return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, self._share), "interval": "step"}
 
     def _share(self, step: int) -> float:
         recipe = self.recipe
