@@ -22,7 +22,7 @@ from hemiola.generation import MusicGen
 from hemiola.musicgen.checkpoint_torch import load_parts, save
 from hemiola.musicgen.tokenizer import FILE as TOKENIZER
 from hemiola.request import Request
-from hemiola.train import evaluate
+from hemiola.train import checkpoints, evaluate
 
 DRAWN = {
     "tempo_within_4_percent": "tempo within 4 %",
@@ -71,7 +71,7 @@ def loaded(path: Path, like: Path | None) -> tuple[int, MusicGen]:
     with tempfile.TemporaryDirectory() as folder:
         codec = MusicGen.from_pretrained(like, backend="torch").model.codec.network
         save(folder, text_encoder, decoder, codec, like / TOKENIZER)
-        return int(kept["global_step"]), MusicGen.from_pretrained(folder)
+        return checkpoints.steps(checkpoints.progress(path)), MusicGen.from_pretrained(folder)
 
 
 def figures_of(music: MusicGen, trials: list[evaluate.Trial], seconds: str) -> dict[str, dict]:
