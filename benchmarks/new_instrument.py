@@ -3,9 +3,8 @@
     hemiola train musicgen --config configs/sketch-new-instrument.yaml
     python benchmarks/new_instrument.py trumpet sketch out/sketch-new-instrument/checkpoint
 
-Captions are of the test split, with the instrument as the lead of every piece. The ears are those of `hemiola eval`; how
-often they are right about the true music of the same captions, as it is and through the first model's codec, is told
-beside it.
+Captions are of the test split, and the instrument leads every piece. The ears are those of `hemiola eval`; how
+often they are right about the true music, as it is and through the codec of the first model, is told first.
 """
 
 from __future__ import annotations
