@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import hemiola
 from hemiola import MusicGen, Request
 from hemiola.audio.dsp import rms
-from hemiola.errors import HemiolaError, InputError
+from hemiola.errors import HemiolaError, InputError, WeightsError
 from hemiola.generation import Block, Result
 from hemiola.musicgen import windows
 
@@ -173,7 +174,7 @@ def test_stop_ends_the_work_and_keeps_what_is_whole(music: MusicGen) -> None:
     requests = [Request("slow", Fraction(45, 50), seed=1), Request("bell", Fraction(9, 50), seed=2)]
     results = music.generate(requests, progress=lambda done, _: taken.append(done), stop=lambda: len(taken) >= 30)
     assert len(taken) == 30
-    assert [result.request for result in results] == requests[1:]
+    assert [result.request for result in results] == [music.settled(requests[1])]
     assert music.generate(requests, stop=lambda: True) == []
 
 
@@ -200,9 +201,9 @@ def test_the_clock_is_the_codecs(music: MusicGen) -> None:
         ),
         *(({"seed": seed}, "seed must be a whole number") for seed in (-1, 2**64, 1.5, "7", True)),
         *(({"variation": each}, "variation must be a whole number") for each in (-1, None, 0.5)),
-        *(({"top_k": each}, "top_k must be a whole number") for each in (-1, 2.5, "9", None)),
+        *(({"top_k": each}, "top_k must be a whole number") for each in (-1, 2.5, "9")),
         *(({"top_p": each}, "top_p must be") for each in (0, 1.01, -1, float("nan"), "off")),
-        *(({"temperature": each}, "temperature must be") for each in (-1, float("nan"), 1e-9, 1e9, "hot", None)),
+        *(({"temperature": each}, "temperature must be") for each in (-1, float("nan"), 1e-9, 1e9, "hot")),
         *(({"guidance": each}, "guidance must be") for each in (-0.1, float("inf"), 10**400, "3")),
         *(({"prompt": each}, "prompt") for each in (3, b"piano", "x" * 2001, "\udcff")),
         ({"negative": 0}, "negative must be text"),
@@ -212,6 +213,33 @@ def test_a_request_that_cannot_be_is_refused_when_it_is_made(fields: dict, messa
     with pytest.raises(InputError, match=message) as caught:
         Request(**{"prompt": "slow", **fields})
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_request_leaves_open_is_as_the_checkpoint_recommends(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({"guidance_scale": 2, "top_k": 5, "top_p": None, "temperature": 0.5}))
+    model = MusicGen.from_pretrained(tmp_path / "model", backend="torch", device="cpu")
+    asked = {"guidance": 2.0, "top_k": 5, "top_p": None, "temperature": 0.5}
+    first, second = model.generate([Request("slow", "0.3", seed=4), Request("slow", "0.3", seed=4, top_k=9)])
+    (spelled,) = model.generate([Request("slow", "0.3", seed=4, **asked)])
+    assert first.request.to_dict() == spelled.request.to_dict()
+    assert np.array_equal(first.codes, spelled.codes)
+    assert (second.request.top_k, second.request.guidance) == (9, 2)
+    # Without the file, audiocraft's own.
+    path.unlink()
+    usual = MusicGen.from_pretrained(tmp_path / "model", backend="torch", device="cpu").settled(Request("slow"))
+    assert (usual.guidance, usual.top_k, usual.top_p, usual.temperature) == (3, 250, None, 1)
+
+
+@pytest.mark.parametrize(
+    "said", [{"temperature": -1}, {"top_k": "many"}, {"guidance_scale": float("inf")}, {"top_p": 2}]
+)
+def test_a_recommendation_that_cannot_be_is_told_by_its_file(said: dict, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(said))
+    with pytest.raises(WeightsError, match=r"generation_config\.json cannot be used: "):
+        MusicGen.from_pretrained(tmp_path / "model", backend="torch", device="cpu")
 
 
 def test_requests_that_make_no_sample_are_refused(music: MusicGen) -> None:

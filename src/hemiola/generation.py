@@ -18,6 +18,7 @@ from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.model import MusicgenModel
+from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.windows import Window, stride_frames, window_frames, windows
 from hemiola.request import Request
 from hemiola.timebase import Seconds, Timebase
@@ -100,6 +101,10 @@ class MusicGen:
         """Channels of the music: 1 or 2."""
         return self.model.channels
 
+    def settled(self, request: Request) -> Request:
+        """The request with everything said: a seed, and what the checkpoint recommends where it leaves that open."""
+        return request.settled(self.model.recommended)
+
     def generate(
         self, requests: Sequence[Request], *, progress: Progress | None = None, stop: Stop | None = None
     ) -> list[Result]:
@@ -160,7 +165,7 @@ class MusicGen:
     def _pieces(self, requests: Sequence[Request]) -> list[_Piece]:
         if not requests:
             raise InputError("there is nothing to make: give at least one request")
-        return [self._piece(request.settled()) for request in requests]
+        return [self._piece(self.settled(request)) for request in requests]
 
     def _piece(self, request: Request) -> _Piece:
         """What is known of a request beforehand: its length, its windows, and the codes of its clip."""
@@ -192,6 +197,7 @@ class MusicGen:
     def _job(self, piece: _Piece, window: Window) -> Job:
         """What the model is to write of a piece in one window."""
         request, melody = piece.request, None
+        asked = request.asked(self.model.recommended)
         if piece.melody is not None:
             melody = self.model.melody(piece.melody, self.timebase.samples_of(window.start))
         return Job(
@@ -199,8 +205,8 @@ class MusicGen:
             frames=window.frames,
             seed=request.seed or 0,
             variation=request.variation,
-            sampling=request.sampling,
-            guidance=request.guidance,
+            sampling=Sampling(asked.top_k, asked.top_p, asked.temperature),
+            guidance=asked.guidance,
             negative=request.negative_words,
             prompt=piece.codes[:, window.start :] if window.prompt else None,
             start=window.start,

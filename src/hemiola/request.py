@@ -11,7 +11,7 @@ from typing import Any
 
 from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
-from hemiola.musicgen.sampling import LARGEST_SEED, Sampling
+from hemiola.musicgen.sampling import LARGEST_SEED, USUAL, Recommended
 from hemiola.timebase import Seconds, Timebase, exact_seconds
 
 MAX_SECONDS = 3600  # an hour: longer is a slip of the keyboard more often than a wish
@@ -29,8 +29,8 @@ class Request:
 
     `seconds` is exact: a float means what it prints. Without a `seed` one is drawn, and the result tells which.
     `variation` tells apart pieces of one prompt and seed. `guidance` weighs the prompt (1: unguided); `negative` is
-    a prompt to steer away from. No prompt, or a blank one, leaves the model free. `top_k` 0 and `top_p` None set no
-    limit; temperature 0 always takes the likeliest.
+    a prompt to steer away from. No prompt, or a blank one, leaves the model free. `top_k` 0 and `top_p` 1 set no limit;
+    temperature 0 always takes the likeliest. What is None of these four is as the checkpoint recommends.
 
     `prompt_audio` is a clip to go on from, a file or Audio at any rate: `seconds` is the whole, the clip included. The
     codec's whole frames of it are kept, as it plays them; what is left, less than a frame, is written anew.
@@ -43,10 +43,10 @@ class Request:
     seconds: Seconds = 8
     seed: int | None = None
     variation: int = 0
-    top_k: int = 250
+    top_k: int | None = None
     top_p: float | None = None
-    temperature: float = 1.0
-    guidance: float = 3.0
+    temperature: float | None = None
+    guidance: float | None = None
     negative: str | None = None
     prompt_audio: Sound | None = None
     melody: Sound | None = None
@@ -64,18 +64,18 @@ class Request:
         }
         for name, check in checks.items():
             value = getattr(self, name)
-            if value is not None or name not in ("seed", "top_p"):
+            if value is not None or name == "variation":
                 object.__setattr__(self, name, check(name, value))
-        if 0 < self.temperature < LEAST_TEMPERATURE:
+        if self.temperature is not None and 0 < self.temperature < LEAST_TEMPERATURE:
             raise InputError(f"temperature must be 0 or at least {LEAST_TEMPERATURE}, not {self.temperature}")
         for name in SOUNDS:
             object.__setattr__(self, name, _sound(name, getattr(self, name)))
-        _ = self.sampling
+        _ = self.asked(USUAL)
 
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are picked."""
-        return Sampling(self.top_k, self.top_p, self.temperature)
+    def asked(self, recommended: Recommended) -> Recommended:
+        """Guidance and sampling: this request's own, and what it leaves open as is recommended."""
+        own = {field.name: getattr(self, field.name) for field in fields(Recommended)}
+        return replace(recommended, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def words(self) -> str | None:
@@ -95,9 +95,10 @@ class Request:
             raise InputError(f"{self.seconds} s is less than half a sample at {rate} Hz: ask for more seconds")
         return samples
 
-    def settled(self) -> Request:
-        """The same request with a seed: its own, or one that is drawn now."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbits(32))
+    def settled(self, recommended: Recommended | None = None) -> Request:
+        """The same request with a seed, its own or one that is drawn now, and with what is `recommended`."""
+        asked = {} if recommended is None else vars(self.asked(recommended))
+        return replace(self, seed=secrets.randbits(32) if self.seed is None else self.seed, **asked)
 
     def to_dict(self) -> dict[str, Any]:
         """The request as JSON can hold it; `Request(**values)` is the same request again.

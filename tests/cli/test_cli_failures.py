@@ -162,10 +162,11 @@ def test_defaults_in_the_help_are_those_of_a_request(hemiola: Run) -> None:
     from hemiola.request import Request
 
     text = " ".join(hemiola("generate", "--help").out.split())
-    for name in ("seconds", "guidance", "top_k", "temperature"):
+    for name in ("seconds", "guidance", "top_k", "top_p", "temperature"):
         default = re.search(rf"--{name.replace('_', '-')} .*?\[default: (.*?)\]", text)
         assert default is not None
-        assert float(default[1]) == getattr(Request("x"), name)
+        usual = getattr(Request("x"), name)
+        assert default[1] == ("the model's" if usual is None else str(usual))
 
 
 @pytest.mark.parametrize(

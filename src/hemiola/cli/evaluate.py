@@ -36,9 +36,9 @@ def evaluate(
     pieces: Annotated[int, Option(min=0, help="Held-out pieces through the codec; 0: none.")] = 20,
     seconds: Annotated[str, Option(help="Length of each piece.")] = "8",
     seed: Annotated[int, Option(min=0, help="Seed of the music made.")] = 0,
-    guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
-    top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,
-    temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: 1.0]")] = None,
+    guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: the model's]")] = None,
+    top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: the model's]")] = None,
+    temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: the model's]")] = None,
     clap: Annotated[
         str | None,
         Option(metavar="MODEL", help="CLAP score and FAD by this model: laion/larger_clap_music, or a folder."),

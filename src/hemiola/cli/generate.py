@@ -38,16 +38,16 @@ def generate(
     batch_file: Annotated[Path | None, Option(help="Prompts, one a line: text or JSON; - is stdin.")] = None,
     from_: Annotated[Path | None, Option("--from", help="Make the piece of this .json again.")] = None,
     model: Annotated[str | None, Option(help=f"{options.MODEL_HELP} [default: sketch]")] = None,
-    guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: 3.0]")] = None,
+    guidance: Annotated[float | None, Option(help="Weight of the prompt; 1: none. [default: the model's]")] = None,
     negative: Annotated[str | None, Option(help="A prompt to steer away from.")] = None,
     continue_: Annotated[
         Path | None, Option("--continue", help="A clip to go on from; --seconds is the whole.")
     ] = None,
     melody: Annotated[Path | None, Option(help="A tune to follow, for a melody model; the whole mix is used.")] = None,
     window_stride: Annotated[str | None, Option(help="New seconds in each window. [default: 3/5 of one]")] = None,
-    top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: 250]")] = None,
-    top_p: Annotated[float | None, Option(help="Share of probability kept. [default: off]")] = None,
-    temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: 1.0]")] = None,
+    top_k: Annotated[int | None, Option(help="Likeliest tokens kept; 0: all. [default: the model's]")] = None,
+    top_p: Annotated[float | None, Option(help="Share of probability kept; 1: all. [default: the model's]")] = None,
+    temperature: Annotated[float | None, Option(help="0: always the likeliest. [default: the model's]")] = None,
     backend: Annotated[str | None, Option(help="torch or mlx. [default: auto]")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu. [default: auto]")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16, float16, int8, auto. [default: float32]")] = None,
@@ -87,6 +87,7 @@ def generate(
         flow.check(output, places, len(requests), finish)
     machine = _given(backend=backend, device=device, dtype=dtype, quantize=quantize)
     studio = _load(model, machine, record, allow_pickle)
+    requests = [studio.music.settled(request) for request in requests]
     # A record is held to what it says when nothing about the music is asked for otherwise.
     is_again = record is not None and not settings and model is None and count == 1
     expected = record if is_again else None

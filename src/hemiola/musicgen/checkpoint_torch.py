@@ -14,6 +14,7 @@ from hemiola.musicgen.config import MusicgenConfig
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.folder import small_files, write_small
 from hemiola.musicgen.model import decoder_part, read_config
+from hemiola.musicgen.sampling import USUAL, Recommended
 from hemiola.musicgen.session_torch import DECODER_IGNORABLE, TEXT_IGNORABLE
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.weights import keys
@@ -38,12 +39,13 @@ def save(
     codec: Encodec,
     tokenizer: str | Path,
     dtype: str = "float32",
+    recommended: Recommended = USUAL,
 ) -> None:
     """Write config, weights, tokenizer and the small files beside them; the folder is made when it is not there.
 
     `tokenizer` is the path of a tokenizer.json. `dtype` "float16" halves the size on disk; what is loaded from it
-    computes in float32 all the same, unless asked otherwise. Raises WeightsError when the parts do not fit together,
-    OutputError when the folder cannot be written.
+    computes in float32 all the same, unless asked otherwise. `recommended` is what the model is best asked with.
+    Raises WeightsError when the parts do not fit together, OutputError when the folder cannot be written.
     """
     config = MusicgenConfig(text_encoder.config, decoder.config, codec.config)
     stored = getattr(torch, dtype)
@@ -55,7 +57,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
-        write_small(folder, small_files(config, dtype), Path(tokenizer))
+        write_small(folder, small_files(config, dtype, recommended), Path(tokenizer))
     except OSError as error:
         raise OutputError(f"the checkpoint cannot be written to {folder} ({error}): choose another folder") from error
 

@@ -16,6 +16,7 @@ from hemiola.errors import InputError, WeightsError
 from hemiola.musicgen import chroma, decode
 from hemiola.musicgen.batch import Batch, Job
 from hemiola.musicgen.config import MelodyConfig, MusicgenConfig
+from hemiola.musicgen.sampling import USUAL, Recommended
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.musicgen.windows import TRAINED_SECONDS
 from hemiola.timebase import Timebase
@@ -25,10 +26,18 @@ from hemiola.weights import checkpoint, hub, keys
 class MusicgenModel:
     """Tokenizer, text encoder, decoder and codec of one checkpoint; it holds nothing of any one request."""
 
-    def __init__(self, config: MusicgenConfig, tokenizer: Tokenizer, engine: Any, codec: EncodecModel) -> None:
+    def __init__(
+        self,
+        config: MusicgenConfig,
+        tokenizer: Tokenizer,
+        engine: Any,
+        codec: EncodecModel,
+        recommended: Recommended = USUAL,
+    ) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.codec = codec
+        self.recommended = recommended
         self._engine = engine
         if tokenizer.vocab_size > config.text.vocab_size:
             known = config.text.vocab_size
@@ -61,7 +70,7 @@ class MusicgenModel:
         engine = session.Engine(config.text, config.decoder, parts, choice)
         whole = replace(choice, dtype="float32", quantize=None)
         codec = EncodecModel.from_tensors(keys.under(tensors, "audio_encoder."), config.codec, whole)
-        return cls(config, tokenizer, engine, codec)
+        return cls(config, tokenizer, engine, codec, Recommended.from_folder(folder))
 
     @property
     def timebase(self) -> Timebase:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hemiola.errors import InputError
+from hemiola.errors import InputError, WeightsError
+from hemiola.weights import keys
 
 LARGEST_SEED = 2**64 - 1
+RECOMMENDED = "generation_config.json"  # transformers' name for the file
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,43 @@ class Sampling:
     def is_greedy(self) -> bool:
         """Whether the likeliest token is taken, with no draw."""
         return self.temperature == 0
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What a checkpoint is best asked with; it holds wherever a request says nothing. The defaults are audiocraft's."""
+
+    guidance: float = 3.0
+    top_k: int = 250
+    top_p: float | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        Sampling(self.top_k, self.top_p, self.temperature)
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise InputError(f"guidance must be a finite number from 0, not {self.guidance}")
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Recommended:
+        """As the folder's generation_config.json says; raises WeightsError where it says what cannot be."""
+        path = folder / RECOMMENDED
+        if not path.exists():
+            return cls()
+        values = keys.json_of(path)
+        said = {ours: values[theirs] for ours, theirs in _THEIRS.items() if values.get(theirs) is not None}
+        try:
+            return cls(**said)
+        except (TypeError, InputError) as error:
+            raise WeightsError(f"{path} cannot be used: {error}") from None
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Under transformers' names, without what is None."""
+        values = {theirs: getattr(self, ours) for ours, theirs in _THEIRS.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+USUAL = Recommended()
+_THEIRS = {"guidance": "guidance_scale", "top_k": "top_k", "top_p": "top_p", "temperature": "temperature"}
 
 
 def gumbels(seed: int, variation: int, steps: range, codebooks: int, vocab_size: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.checkpoint_torch import load_parts, save
 from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.sampling import USUAL, Recommended
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
@@ -75,12 +76,13 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     """Train text encoder and decoder on a codec's tokens; the whole model goes to `run.folder`/checkpoint.
 
     It starts from the checkpoint that section `start` names, with what section `model` says otherwise, or else from new
-    weights in the shapes of sections `text` and `model`. With `recipe.lora_rank` what has learned stands in
+    weights in the shapes of sections `text` and `model`. Section `generation` is what the result is best asked with
+    (guidance, top_k, top_p, temperature), where it is not as before. With `recipe.lora_rank` what has learned stands in
     `run.folder`/adapter too, by itself.
     """
-    names = ("run", "data", "codec", "start", "text", "model", "recipe")
+    names = ("run", "data", "codec", "start", "text", "model", "recipe", "generation")
     sections = configs.sections(config, *names)
-    run_values, data_values, codec_values, start_values, text_values, model_values, recipe_values = sections
+    run_values, data_values, codec_values, start_values, text_values, model_values, recipe_values, asked_with = sections
     run = configs.build(Run, run_values, "run")
     check_folder(run, resume)
     data = configs.build(Data, data_values, "data")
@@ -88,6 +90,8 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     start = configs.build(TrainedModel, start_values, "start") if start_values else None
     if recipe.lora_rank and start is None:
         raise InputError("recipe.lora_rank needs a model to start from: name one in section start")
+    before = Recommended.from_folder(hub.locate(start.path).folder) if start else USUAL
+    recommended = configs.build(Recommended, {**vars(before), **asked_with}, "generation")
     # A model that was trained has its own codec in it.
     codec_values = codec_values or {"path": start.path} if start else codec_values
     codec = trained_codec(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", device_of(run)))
@@ -111,7 +115,7 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
         if start and recipe.lora_rank:
             lora.save(decoder, folder / "adapter", start.path, recipe.lora_alpha)
         plain = lora.merged(decoder) if recipe.lora_rank else decoder
-        save(folder / "checkpoint", text_encoder, plain, codec, folder / tokenizers.FILE, dtype="float16")
+        save(folder / "checkpoint", text_encoder, plain, codec, folder / tokenizers.FILE, "float16", recommended)
     return folder / "checkpoint"
 
 
