@@ -110,8 +110,12 @@ def test_the_licence_is_shown_when_a_model_arrives(hemiola: Run, cache: Path, mo
 
 
 def test_convert_writes_a_folder_that_loads(hemiola: Run, tiny: Path, tmp_path: Path) -> None:
-    ran = hemiola("models", "convert", tiny, "half", "--dtype", "float16")
+    given = shutil.copytree(tiny, tmp_path / "given")
+    (given / "generation_config.json").write_text('{"temperature": 0.6}')
+    ran = hemiola("models", "convert", given, "half", "--dtype", "float16")
     assert (ran.code, ran.out) == (0, "half\n")
+    recommended = json.loads((tmp_path / "half" / "generation_config.json").read_text())
+    assert (recommended["temperature"], recommended["top_k"]) == (0.6, 250)
     assert {each.dtype for each in load_file(tmp_path / "half" / "model.safetensors").values()} == {np.dtype("float16")}
     shown = facts(hemiola("models", "show", "half"))
     assert shown["parameters"] == facts(hemiola("models", "show", tiny))["parameters"]

@@ -77,7 +77,7 @@ def test_a_fine_tuned_model_loads_here_and_in_transformers(
         return quiet(module, *args, **kwargs, progress=False)
 
     monkeypatch.setattr(runs, "fit", fit)
-    base = runs.train_musicgen(musicgen_config(steps=3))
+    base = runs.train_musicgen(musicgen_config(steps=3) | {"generation": {"temperature": 0.75}})
     config = musicgen_config(steps=12, folder=str(tmp_path / "tuned"), checkpoint_every_steps=5)
     for section in ("text", "model", "codec"):
         del config[section]
@@ -91,7 +91,7 @@ def test_a_fine_tuned_model_loads_here_and_in_transformers(
     for name, each in started.text_encoder.state_dict().items():
         # The start is kept in half precision.
         assert torch.equal(tuned.text_encoder.state_dict()[name], each.half().float())
-    MusicgenModel.from_pretrained(folder, backend="torch")
+    assert MusicgenModel.from_pretrained(folder, backend="torch").recommended.temperature == 0.75, "as before"
     theirs = transformers.MusicgenForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     before = transformers.MusicgenForConditionalGeneration.from_pretrained(base, dtype=torch.float32).eval()
     text, mask = torch.tensor([[3, 4, 1], [5, 1, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])

@@ -15,6 +15,7 @@ from torch import Tensor
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder, attend
 from hemiola.musicgen.model import MusicgenModel
+from hemiola.musicgen.sampling import Recommended
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.train import runs
 from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining, initialise
@@ -189,6 +190,7 @@ def test_what_is_trained_loads_here_and_in_transformers(
     musicgen_config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = musicgen_config(steps=12, validate_every_steps=12, log_every_steps=4)
+    config["generation"] = {"temperature": 0.75, "top_k": 9}
     quiet, modules = runs.fit, []
 
     def fit(module: MusicgenTraining, *args: Any, **kwargs: Any) -> Any:
@@ -200,6 +202,7 @@ def test_what_is_trained_loads_here_and_in_transformers(
     assert (Path(config["data"]["folder"]) / "tokens").is_dir()
     model = MusicgenModel.from_pretrained(folder, backend="torch")
     assert model.tokenizer.encode("C# minor!")[-1] == 1
+    assert model.recommended == Recommended(guidance=3.0, top_k=9, temperature=0.75)
 
     theirs = transformers.MusicgenForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     given = batch(texts=(4, 4))
@@ -212,6 +215,8 @@ def test_what_is_trained_loads_here_and_in_transformers(
             attention_mask=given["text_mask"],
             decoder_input_ids=given["tokens"][..., :-1].reshape(4, -1),
         ).logits.view_as(expected)
+    asked = theirs.generation_config
+    assert (asked.guidance_scale, asked.top_k, asked.temperature, asked.do_sample) == (3.0, 9, 0.75, True)
     # The weights are kept in half precision.
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
     assert expected.std() > 0.1
