@@ -108,7 +108,7 @@ def test_prompts_make_a_difference(sketch: MusicGen) -> None:
 
 @pytest.mark.slow
 def test_captions_that_it_has_never_seen_are_followed(sketch: MusicGen) -> None:
-    """Well above chance, which is a quarter for the tempo and a half for the drums; the card has the whole measure."""
+    """Well above chance: a quarter for the tempo, a half for the drums, a tenth for the lead. The card has it all."""
     trials = evaluation.held_out(20, "8")
     requests = [Request(trial.caption, "8", seed=trial.index) for trial in trials]
 
@@ -117,9 +117,10 @@ def test_captions_that_it_has_never_seen_are_followed(sketch: MusicGen) -> None:
 
     heard = evaluation.listen_to(trials, make, sketch.sampling_rate, batch=10)
     figures = evaluation.figures(trials, heard, heard)
-    assert figures["tempo_within_8_percent"].share >= 0.45
+    assert figures["tempo_within_8_percent"].share >= 0.6
     assert figures["drums"].share >= 0.8
-    assert figures["key_and_mode"].share >= 0.3
+    assert figures["key_and_mode"].share >= 0.4
+    assert figures["instrument"].share >= 0.55
 
 
 @pytest.mark.slow
