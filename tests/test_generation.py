@@ -233,13 +233,23 @@ def test_what_a_request_leaves_open_is_as_the_checkpoint_recommends(tiny: Path, 
 
 
 @pytest.mark.parametrize(
-    "said", [{"temperature": -1}, {"top_k": "many"}, {"guidance_scale": float("inf")}, {"top_p": 2}]
+    ("name", "value"),
+    [
+        *(("temperature", each) for each in (-1, 1e-9, 1e9, True, "warm", float("nan"))),
+        *(("top_k", each) for each in (-1, 2.5, True, "many")),
+        *(("guidance_scale", each) for each in (-1, float("inf"), True, [3])),
+        *(("top_p", each) for each in (0, 2, False, "most")),
+    ],
 )
-def test_a_recommendation_that_cannot_be_is_told_by_its_file(said: dict, tiny: Path, tmp_path: Path) -> None:
+def test_a_recommendation_that_cannot_be_is_told_by_its_file(
+    name: str, value: object, tiny: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny, tmp_path / "model")
-    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(said))
-    with pytest.raises(WeightsError, match=r"generation_config\.json cannot be used: "):
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({name: value}))
+    ours = name.removesuffix("_scale")
+    with pytest.raises(WeightsError, match=rf"generation_config\.json cannot be used: {ours} must be ") as caught:
         MusicGen.from_pretrained(tmp_path / "model", backend="torch", device="cpu")
+    assert "\n" not in str(caught.value)
 
 
 def test_requests_that_make_no_sample_are_refused(music: MusicGen) -> None:

@@ -18,7 +18,6 @@ from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.windows import Window, stride_frames, window_frames, windows
 from hemiola.request import Request
 from hemiola.timebase import Seconds, Timebase
@@ -197,7 +196,6 @@ class MusicGen:
     def _job(self, piece: _Piece, window: Window) -> Job:
         """What the model is to write of a piece in one window."""
         request, melody = piece.request, None
-        asked = request.asked(self.model.recommended)
         if piece.melody is not None:
             melody = self.model.melody(piece.melody, self.timebase.samples_of(window.start))
         return Job(
@@ -205,8 +203,7 @@ class MusicGen:
             frames=window.frames,
             seed=request.seed or 0,
             variation=request.variation,
-            sampling=Sampling(asked.top_k, asked.top_p, asked.temperature),
-            guidance=asked.guidance,
+            sampling=request.sampling(self.model.recommended),
             negative=request.negative_words,
             prompt=piece.codes[:, window.start :] if window.prompt else None,
             start=window.start,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
-from hemiola.musicgen.sampling import LARGEST_SEED, USUAL, Recommended
+from hemiola.musicgen.sampling import USUAL, Sampling, whole
 from hemiola.timebase import Seconds, Timebase, exact_seconds
 
 MAX_SECONDS = 3600  # an hour: longer is a slip of the keyboard more often than a wish
 MAX_PROMPT = 2000  # characters: a text is read whole, in memory that grows with its square
-MAX_SETTING = 1000  # of guidance and temperature: far beyond sense, and safe in float32
-LEAST_TEMPERATURE = 0.001  # below it, 0 is what is meant
 SOUNDS = ("prompt_audio", "melody")  # fields that hold a sound
 
 Sound = Audio | str | Path
@@ -58,23 +54,18 @@ class Request:
         _require_duration("seconds", self.seconds)
         if self.window_stride is not None:
             _require_duration("window_stride", self.window_stride)
-        checks: dict[str, Callable[[str, object], float]] = {
-            **dict.fromkeys(("seed", "variation", "top_k"), _whole),
-            **dict.fromkeys(("top_p", "temperature", "guidance"), _number),
-        }
-        for name, check in checks.items():
-            value = getattr(self, name)
-            if value is not None or name == "variation":
-                object.__setattr__(self, name, check(name, value))
-        if self.temperature is not None and 0 < self.temperature < LEAST_TEMPERATURE:
-            raise InputError(f"temperature must be 0 or at least {LEAST_TEMPERATURE}, not {self.temperature}")
+        for name in ("seed", "variation"):
+            if getattr(self, name) is not None or name == "variation":
+                object.__setattr__(self, name, whole(name, getattr(self, name)))
+        for name, value in vars(self.sampling(USUAL)).items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, value)
         for name in SOUNDS:
             object.__setattr__(self, name, _sound(name, getattr(self, name)))
-        _ = self.asked(USUAL)
 
-    def asked(self, recommended: Recommended) -> Recommended:
-        """Guidance and sampling: this request's own, and what it leaves open as is recommended."""
-        own = {field.name: getattr(self, field.name) for field in fields(Recommended)}
+    def sampling(self, recommended: Sampling) -> Sampling:
+        """How tokens are chosen: as this request says, and as is recommended where it says nothing."""
+        own = {field.name: getattr(self, field.name) for field in fields(Sampling)}
         return replace(recommended, **{name: value for name, value in own.items() if value is not None})
 
     @property
@@ -95,9 +86,9 @@ class Request:
             raise InputError(f"{self.seconds} s is less than half a sample at {rate} Hz: ask for more seconds")
         return samples
 
-    def settled(self, recommended: Recommended | None = None) -> Request:
+    def settled(self, recommended: Sampling | None = None) -> Request:
         """The same request with a seed, its own or one that is drawn now, and with what is `recommended`."""
-        asked = {} if recommended is None else vars(self.asked(recommended))
+        asked = {} if recommended is None else vars(self.sampling(recommended))
         return replace(self, seed=secrets.randbits(32) if self.seed is None else self.seed, **asked)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,16 +136,3 @@ def _require_duration(name: str, seconds: Seconds) -> None:
         raise InputError(f"{error}: {remedy}") from None
     if not 0 < exact <= MAX_SECONDS:
         raise InputError(f"{remedy}, not {seconds}")
-
-
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= LARGEST_SEED:
-        raise InputError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, not {value!r}")
-    return int(value)
-
-
-def _number(name: str, value: object) -> float:
-    # typeshed gives Real no comparison with a whole number; every number that is one has it.
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= MAX_SETTING:  # type: ignore[operator]
-        raise InputError(f"{name} must be a number from 0 to {MAX_SETTING}, not {value!r}")
-    return float(value)

@@ -75,7 +75,7 @@ def test_what_is_not_a_rate(rate: Any) -> None:
 
 def test_it_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        Audio(noise(), 24000).sample_rate = 32000  # type: ignore[misc]
+        Audio(noise(), 24000).sample_rate = 32000  # type: ignore[misc]  # what mypy would say first
 
 
 def test_channels() -> None:

@@ -61,7 +61,16 @@ def test_a_bad_seed_is_named(seed: object) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("top_k", -1), ("top_k", 2.5), ("top_p", 0), ("top_p", 1.1), ("temperature", -0.1), ("temperature", float("nan"))],
+    [
+        ("top_k", -1),
+        ("top_k", 2.5),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("guidance", float("inf")),
+        ("guidance", True),
+    ],
 )
 def test_a_bad_setting_is_named(name: str, value: float) -> None:
     with pytest.raises(InputError, match=name):

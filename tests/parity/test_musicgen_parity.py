@@ -108,8 +108,8 @@ def jobs(codebooks: int) -> list[Job]:
         Job("slow piano with rain and a bass line", 21, seed=1),
         Job("calm", 13, seed=2, sampling=Sampling(top_k=5)),
         Job(None, 30, seed=3),
-        Job("bright drums", 17, seed=4, guidance=1.0, sampling=Sampling(temperature=0)),
-        Job("", 9, seed=5, guidance=7.5, sampling=Sampling(top_k=None, top_p=0.7, temperature=1.4)),
+        Job("bright drums", 17, seed=4, sampling=Sampling(guidance=1, temperature=0)),
+        Job("", 9, seed=5, sampling=Sampling(guidance=7.5, top_k=None, top_p=0.7, temperature=1.4)),
         Job("calm", 26, seed=2, variation=1, negative="drums in minor"),
         Job("slow bass", 19, seed=6, prompt=PROMPT[:codebooks]),
         Job("a bright line", 1, seed=7),
@@ -231,9 +231,10 @@ def test_each_job_alone_and_all_together_write_the_same_tokens(models: tuple[Mus
 def test_a_batch_of_one_setting_writes_the_same_music(
     models: tuple[MusicgenModel, MusicgenModel], batch: int, guidance: float
 ) -> None:
-    some = [Job(text, 33, seed=index, guidance=guidance) for index, text in enumerate(["calm piano", "", "drums"])][
-        :batch
-    ]
+    some = [
+        Job(text, 33, seed=index, sampling=Sampling(guidance=guidance))
+        for index, text in enumerate(["calm piano", "", "drums"])
+    ][:batch]
     wanted, found = (written(model, some) for model in models)
     assert np.array_equal(found, wanted)
     samples = models[0].timebase.samples_of(33) - 3

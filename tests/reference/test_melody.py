@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -145,7 +146,7 @@ def test_greedy_tokens_equal_transformers(channels: int, guidance: float, tmp_pa
         for text, tune in zip(TEXTS, tunes)
     ]
     assert len(np.unique(wanted)) > 8, "a decoder stuck on one token would prove little"
-    jobs = [Job(text, 97, sampling=GREEDY, guidance=guidance, melody=tune) for text, tune in zip(TEXTS, tunes)]
+    jobs = [Job(text, 97, sampling=replace(GREEDY, guidance=guidance), melody=tune) for text, tune in zip(TEXTS, tunes)]
     for model in models:
         for job, codes in zip(jobs, wanted):
             assert np.array_equal(next(model.tokens([job]))[0], codes)
@@ -172,7 +173,7 @@ def jobs(codebooks: int) -> list[Job]:
         Job(None, 30, seed=3),
         Job("calm", 13, seed=2, sampling=Sampling(top_k=5)),
         Job(None, 18, seed=3, melody=rows(2)),
-        Job("bright drums", 17, seed=4, guidance=1.0, sampling=GREEDY, melody=rows(1)),
+        Job("bright drums", 17, seed=4, sampling=replace(GREEDY, guidance=1), melody=rows(1)),
         Job("calm", 26, seed=2, negative="drums in a minor bass line", melody=rows(4)),
         Job("slow bass", 19, seed=6, prompt=prompt),
         Job("a bright line", 17, seed=6, prompt=prompt[:, :2], melody=rows(3), negative="slow"),

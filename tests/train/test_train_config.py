@@ -14,7 +14,7 @@ from hemiola.blend.config import BlendConfig
 from hemiola.codec.config import EncodecConfig
 from hemiola.errors import InputError
 from hemiola.musicgen.config import DecoderConfig
-from hemiola.musicgen.sampling import Recommended
+from hemiola.musicgen.sampling import Sampling
 from hemiola.train import config as configs
 from hemiola.train.blend import BlendRecipe
 from hemiola.train.blend_losses import DEFAULT_WEIGHTS
@@ -134,7 +134,7 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         CodecRecipe(losses={"mal": 1.0})
 
 
-KINDS = {"run": Run, "data": Data, "text": Text, "start": TrainedModel, "generation": Recommended}
+KINDS = {"run": Run, "data": Data, "text": Text, "start": TrainedModel, "generation": Sampling}
 MODELS = {
     "codec": {"codec": TrainedCodec, "model": EncodecConfig, "recipe": CodecRecipe},
     "musicgen": {"codec": TrainedCodec, "model": DecoderConfig, "recipe": MusicgenRecipe},

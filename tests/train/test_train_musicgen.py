@@ -15,7 +15,7 @@ from torch import Tensor
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder, attend
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.sampling import Recommended
+from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.train import runs
 from hemiola.train.musicgen import MusicgenRecipe, MusicgenTraining, initialise
@@ -202,7 +202,7 @@ def test_what_is_trained_loads_here_and_in_transformers(
     assert (Path(config["data"]["folder"]) / "tokens").is_dir()
     model = MusicgenModel.from_pretrained(folder, backend="torch")
     assert model.tokenizer.encode("C# minor!")[-1] == 1
-    assert model.recommended == Recommended(guidance=3.0, top_k=9, temperature=0.75)
+    assert model.recommended == Sampling(guidance=3.0, top_k=9, temperature=0.75)
 
     theirs = transformers.MusicgenForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     given = batch(texts=(4, 4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,7 +25,7 @@ class Job:
         text: the prompt; None writes without one.
         frames: how many frames in all, those of `prompt` among them.
         seed, variation: name the noise; two variations of a seed are independent.
-        guidance: classifier-free guidance scale; 1 is the text's own distribution, at half the work.
+        sampling: how its tokens are chosen; with a guidance of 1 at half the work.
         negative: a text to steer away from instead of from no text.
         prompt: codes [K, P] with P < frames to go on from, or None.
         melody: a tune to follow, as rows [chroma_length, num_chroma], or None.
@@ -39,7 +38,6 @@ class Job:
     seed: int = 0
     variation: int = 0
     sampling: Sampling = field(default_factory=Sampling)
-    guidance: float = 3.0
     negative: str | None = None
     prompt: np.ndarray | None = None
     start: int = 0
@@ -48,8 +46,6 @@ class Job:
     def __post_init__(self) -> None:
         if self.frames < 1 or self.start < 0:
             raise InputError(f"a job needs at least 1 frame from frame 0 on, not {self.frames} from {self.start}")
-        if not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise InputError(f"guidance must be a finite number from 0, not {self.guidance}")
         if self.prompt_frames >= self.frames:
             raise InputError(f"a prompt of {self.prompt_frames} frames leaves nothing to write in {self.frames}")
 
@@ -61,7 +57,7 @@ class Job:
     @property
     def is_guided(self) -> bool:
         """Whether a second row is needed to steer away from."""
-        return self.guidance != 1 and any(each is not None for each in (self.text, self.negative, self.melody))
+        return self.sampling.guidance != 1 and any(each is not None for each in (self.text, self.negative, self.melody))
 
 
 @dataclass(frozen=True, eq=False)

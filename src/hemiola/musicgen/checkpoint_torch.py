@@ -14,7 +14,7 @@ from hemiola.musicgen.config import MusicgenConfig
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.folder import small_files, write_small
 from hemiola.musicgen.model import decoder_part, read_config
-from hemiola.musicgen.sampling import USUAL, Recommended
+from hemiola.musicgen.sampling import USUAL, Sampling
 from hemiola.musicgen.session_torch import DECODER_IGNORABLE, TEXT_IGNORABLE
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.weights import keys
@@ -39,7 +39,7 @@ def save(
     codec: Encodec,
     tokenizer: str | Path,
     dtype: str = "float32",
-    recommended: Recommended = USUAL,
+    recommended: Sampling = USUAL,
 ) -> None:
     """Write config, weights, tokenizer and the small files beside them; the folder is made when it is not there.
 

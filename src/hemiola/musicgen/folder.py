@@ -16,7 +16,7 @@ from hemiola.musicgen import chroma
 from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.config import MusicgenConfig
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.sampling import RECOMMENDED, Recommended
+from hemiola.musicgen.sampling import RECOMMENDED, Sampling
 from hemiola.musicgen.windows import TRAINED_SECONDS
 from hemiola.weights import checkpoint, hub, keys
 
@@ -39,7 +39,7 @@ def convert(source: Path, target: Path, *, dtype: str, backend: str = "auto", al
         raise InputError(f"unknown dtype '{dtype}': one of {', '.join(backends.DTYPES)}")
     check_target(target)
     content = checkpoint.read(source, name, allow_pickle=allow_pickle)
-    files = _files(content.values, dtype, Recommended.from_folder(source))
+    files = _files(content.values, dtype, Sampling.from_folder(source))
     try:
         with tempfile.TemporaryDirectory(prefix=".hemiola-", dir=target.parent) as temporary:
             folder = Path(temporary) / target.name
@@ -71,7 +71,7 @@ def write_small(folder: Path, files: Mapping[str, Mapping[str, Any]], tokenizer:
         (folder / tokenizers.FILE).write_bytes(tokenizer.read_bytes())
 
 
-def small_files(config: MusicgenConfig, dtype: str, recommended: Recommended) -> Files:
+def small_files(config: MusicgenConfig, dtype: str, recommended: Sampling) -> Files:
     """What stands beside a MusicGen's weights, by file name, for weights in `dtype`."""
     special = config.decoder.special
     return {
@@ -115,7 +115,7 @@ def _extractor(config: MusicgenConfig) -> dict[str, Any]:
     }
 
 
-def _files(values: dict[str, Any], dtype: str, recommended: Recommended) -> Files:
+def _files(values: dict[str, Any], dtype: str, recommended: Sampling) -> Files:
     if "audio_encoder" in values:
         return small_files(MusicgenConfig.from_dict(values), dtype, recommended)
     return {hub.CONFIG: {**EncodecConfig.from_dict(values).to_dict(), "dtype": dtype}}

@@ -16,7 +16,7 @@ from hemiola.errors import InputError, WeightsError
 from hemiola.musicgen import chroma, decode
 from hemiola.musicgen.batch import Batch, Job
 from hemiola.musicgen.config import MelodyConfig, MusicgenConfig
-from hemiola.musicgen.sampling import USUAL, Recommended
+from hemiola.musicgen.sampling import USUAL, Sampling
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.musicgen.windows import TRAINED_SECONDS
 from hemiola.timebase import Timebase
@@ -32,7 +32,7 @@ class MusicgenModel:
         tokenizer: Tokenizer,
         engine: Any,
         codec: EncodecModel,
-        recommended: Recommended = USUAL,
+        recommended: Sampling = USUAL,
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
@@ -70,7 +70,7 @@ class MusicgenModel:
         engine = session.Engine(config.text, config.decoder, parts, choice)
         whole = replace(choice, dtype="float32", quantize=None)
         codec = EncodecModel.from_tensors(keys.under(tensors, "audio_encoder."), config.codec, whole)
-        return cls(config, tokenizer, engine, codec, Recommended.from_folder(folder))
+        return cls(config, tokenizer, engine, codec, Sampling.from_folder(folder))
 
     @property
     def timebase(self) -> Timebase:

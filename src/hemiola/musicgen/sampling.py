@@ -1,10 +1,10 @@
-"""Sampling: how a token is chosen, and the uniform numbers that choose it."""
+"""Sampling: how a token is chosen, what a checkpoint recommends of that, and the noise that chooses."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +14,59 @@ from hemiola.errors import InputError, WeightsError
 from hemiola.weights import keys
 
 LARGEST_SEED = 2**64 - 1
+LARGEST_SETTING = 1000  # of guidance and temperature: far beyond sense, and safe in float32
+LEAST_TEMPERATURE = 0.001  # below it, 0 is what is meant
 RECOMMENDED = "generation_config.json"  # transformers' name for the file
+_THEIRS = {"guidance": "guidance_scale", "top_k": "top_k", "top_p": "top_p", "temperature": "temperature"}
+
+
+def whole(name: str, value: object) -> int:
+    """A value that can be a seed, as an int; raises InputError for any other, by the name of the setting."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= LARGEST_SEED:
+        raise InputError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, not {value!r}")
+    return int(value)
+
+
+def _number(name: str, value: object) -> float:
+    # typeshed gives Real no comparison with a whole number; every number that is one has it.
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= LARGEST_SETTING:  # type: ignore[operator]
+        raise InputError(f"{name} must be a number from 0 to {LARGEST_SETTING}, not {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one request; temperature first, then top-k, then top-p of what is left.
+    """How tokens are chosen; guidance first, then temperature, then top-k, then top-p of what is left.
 
-    `top_k` keeps the k likeliest tokens, and those as likely as the k-th; None or 0 keeps all. `top_p` keeps the
-    fewest likeliest tokens whose probabilities reach p; None keeps all. Temperature 0 takes the likeliest token.
+    `guidance` weighs the text (1: the text's own distribution). `top_k` keeps the k likeliest tokens, and those as
+    likely as the k-th; None or 0 keeps all. `top_p` keeps the fewest likeliest tokens whose probabilities reach p; None
+    keeps all. Temperature 0 takes the likeliest token. The defaults are audiocraft's. Raises InputError for a value
+    that cannot be.
     """
 
+    guidance: float = 3.0
     top_k: int | None = 250
     top_p: float | None = None
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int)):
-            raise InputError(f"top_k must be a whole number, not {self.top_k!r}")
-        if self.top_k is not None and self.top_k < 0:
-            raise InputError(f"top_k must be at least 1, or 0 for no limit, not {self.top_k}")
+        for name, value in vars(self).items():
+            if value is not None or name in ("guidance", "temperature"):
+                checked = whole(name, value) if name == "top_k" else _number(name, value)
+                object.__setattr__(self, name, checked)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise InputError(f"temperature must be a finite number from 0, not {self.temperature}")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise InputError(f"temperature must be 0 or at least {LEAST_TEMPERATURE}, not {self.temperature}")
 
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is taken, with no draw."""
         return self.temperature == 0
 
-
-@dataclass(frozen=True)
-class Recommended:
-    """What a checkpoint is best asked with; it holds wherever a request says nothing. The defaults are audiocraft's."""
-
-    guidance: float = 3.0
-    top_k: int = 250
-    top_p: float | None = None
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        Sampling(self.top_k, self.top_p, self.temperature)
-        if not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise InputError(f"guidance must be a finite number from 0, not {self.guidance}")
-
     @classmethod
-    def from_folder(cls, folder: Path) -> Recommended:
-        """As the folder's generation_config.json says; raises WeightsError where it says what cannot be."""
+    def from_folder(cls, folder: Path) -> Sampling:
+        """As a checkpoint's generation_config.json recommends; raises WeightsError where it says what cannot be."""
         path = folder / RECOMMENDED
         if not path.exists():
             return cls()
@@ -69,7 +74,7 @@ class Recommended:
         said = {ours: values[theirs] for ours, theirs in _THEIRS.items() if values.get(theirs) is not None}
         try:
             return cls(**said)
-        except (TypeError, InputError) as error:
+        except InputError as error:
             raise WeightsError(f"{path} cannot be used: {error}") from None
 
     def to_dict(self) -> Mapping[str, Any]:
@@ -78,8 +83,7 @@ class Recommended:
         return {name: value for name, value in values.items() if value is not None}
 
 
-USUAL = Recommended()
-_THEIRS = {"guidance": "guidance_scale", "top_k": "top_k", "top_p": "top_p", "temperature": "temperature"}
+USUAL = Sampling()
 
 
 def gumbels(seed: int, variation: int, steps: range, codebooks: int, vocab_size: int) -> np.ndarray:
@@ -92,9 +96,7 @@ def gumbels(seed: int, variation: int, steps: range, codebooks: int, vocab_size:
     Counter-based (Philox 4x64): the noise for a seed, variation, step and codebook is the same whatever else is
     drawn, in any batch and on any backend. Steps count from 0 and rise by 1. Raises InputError for a bad seed.
     """
-    for name, value in (("seed", seed), ("variation", variation)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= LARGEST_SEED:
-            raise InputError(f"{name} must be a whole number from 0 to {LARGEST_SEED}, not {value!r}")
+    seed, variation = whole("seed", seed), whole("variation", variation)
     noise = np.empty((len(steps), codebooks, vocab_size), dtype=np.float32)
     # One turn of the counter gives four numbers, and each step begins with a turn of its own.
     turns = -(-vocab_size // 4)

@@ -42,7 +42,7 @@ class Session:
         self.script = mx.array(batch.script.astype(np.int32))
         self.noise = Noise(batch)
         self.partners = mx.array(batch.partners.astype(np.int32))
-        self.guidance = mx.array([[[float(job.guidance)]] for job in batch.jobs])
+        self.guidance = mx.array([[[float(job.sampling.guidance)]] for job in batch.jobs])
         self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size)
         # A dozen small operations on the same shapes at every step: a GPU runs them as few. On a CPU each would cost
         # seconds of a C++ compiler first. The layers stay as they are: they grow by a key a step, and are all matrices.

@@ -41,7 +41,7 @@ class Session:
         self.script = torch.tensor(batch.script, device=like.device)
         self.noise = Noise(batch)
         self.partners = torch.tensor(batch.partners, device=like.device)
-        self.guidance = torch.tensor([[[job.guidance]] for job in batch.jobs], device=like.device)
+        self.guidance = torch.tensor([[[job.sampling.guidance]] for job in batch.jobs], device=like.device)
         self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size, like.device)
         openings = [] if config.melody is None else self._openings(batch, states)
         self._open(openings, batch.steps)

@@ -20,7 +20,7 @@ from hemiola.musicgen import tokenizer as tokenizers
 from hemiola.musicgen.checkpoint_torch import load_parts, save
 from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.decoder_torch import Decoder
-from hemiola.musicgen.sampling import USUAL, Recommended
+from hemiola.musicgen.sampling import USUAL, Sampling
 from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.timebase import Timebase
@@ -90,8 +90,8 @@ def train_musicgen(config: Mapping[str, Any], *, resume: bool = False, progress:
     start = configs.build(TrainedModel, start_values, "start") if start_values else None
     if recipe.lora_rank and start is None:
         raise InputError("recipe.lora_rank needs a model to start from: name one in section start")
-    before = Recommended.from_folder(hub.locate(start.path).folder) if start else USUAL
-    recommended = configs.build(Recommended, {**vars(before), **asked_with}, "generation")
+    before = Sampling.from_folder(hub.locate(start.path).folder) if start else USUAL
+    recommended = configs.build(Sampling, {**vars(before), **asked_with}, "generation")
     # A model that was trained has its own codec in it.
     codec_values = codec_values or {"path": start.path} if start else codec_values
     codec = trained_codec(configs.build(TrainedCodec, codec_values, "codec"), choose("torch", device_of(run)))
