@@ -1,6 +1,6 @@
 """Fits what the ears of `hemiola eval` know of drums and keys, on synthetic music of the train split.
 
-    python benchmarks/fit_ears.py --codec out/sketch-codec/checkpoint
+    python benchmarks/fit_ears.py --codec sketch
 
 Every piece is heard as it is, twice degraded (low-passed, noisy, or with its upper partials smeared, as codecs at low
 bit rates do), and, with --codec, as that codec gives it back. Accuracy is told by four-fold cross-validation over
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 class Heard:
-    """Features of every version of the first pieces of a split: drums [N, 8], chroma [N, 2, 12], and their truth."""
+    """Features of every version of the first pieces of a split: drums [N, 8], chroma [N, 4, 12], and their truth."""
 
     def __init__(self, split: str, pieces: int, codec: object) -> None:
         self.piece, self.version, self.drums, self.chroma, self.has_drums, self.key = [], [], [], [], [], []
@@ -128,33 +128,34 @@ def fit_drums(heard: Heard, rows) -> np.ndarray:
 
 
 def turned(chroma: np.ndarray) -> np.ndarray:
-    """Chroma [N, 2, 12] -> [N, 24 keys, 48]: seen from each tonic, in the places of major or of minor."""
-    inputs = np.zeros((len(chroma), 24, 48))
+    """Chroma [N, 4, 12] -> [N, 24 keys, 96]: seen from each tonic, in the places of major or of minor."""
+    size = chroma[0].size
+    inputs = np.zeros((len(chroma), 24, 2 * size))
     for tonic in range(12):
-        seen = np.roll(chroma, -tonic, axis=2).reshape(len(chroma), 24)
-        inputs[:, tonic, :24] = inputs[:, 12 + tonic, 24:] = seen
+        seen = np.roll(chroma, -tonic, axis=2).reshape(len(chroma), size)
+        inputs[:, tonic, :size] = inputs[:, 12 + tonic, size:] = seen
     return inputs
 
 
 def fit_keys(heard: Heard, rows) -> np.ndarray:
-    """Ridge softmax over 24 keys that share their profiles up to the tonic -> [2 modes, 2 (whole, opening), 12]."""
+    """Ridge softmax over 24 keys that share their profiles up to the tonic -> [2 modes, 4 (as in key_features), 12]."""
     inputs, target = turned(heard.chroma[rows]), heard.key[rows]
-    weights = np.zeros(48)
+    weights = np.zeros(inputs.shape[2])
     for _ in range(15):
         scores = inputs @ weights
         chance = np.exp(scores - scores.max(axis=1, keepdims=True))
         chance /= chance.sum(axis=1, keepdims=True)
         mean = (chance[:, :, None] * inputs).sum(axis=1)
         slope = (inputs[np.arange(len(target)), target] - mean).sum(axis=0) - KEYS_PENALTY * weights
-        weighted = (inputs * chance[:, :, None]).reshape(-1, 48)
-        curvature = weighted.T @ inputs.reshape(-1, 48) - mean.T @ mean + KEYS_PENALTY * np.eye(48)
+        weighted = (inputs * chance[:, :, None]).reshape(-1, len(weights))
+        curvature = weighted.T @ inputs.reshape(-1, len(weights)) - mean.T @ mean + KEYS_PENALTY * np.eye(len(weights))
         weights += np.linalg.solve(curvature, slope)
-    return weights.reshape(2, 2, 12)
+    return weights.reshape(2, -1, 12)
 
 
 def scores(heard: Heard, rows, drums: np.ndarray, keys: np.ndarray) -> str:
     hit = (heard.drums[rows] @ drums[:-1] + drums[-1] > 0) == heard.has_drums[rows]
-    key, true = (turned(heard.chroma[rows]) @ keys.reshape(48)).argmax(axis=1), heard.key[rows]
+    key, true = (turned(heard.chroma[rows]) @ keys.ravel()).argmax(axis=1), heard.key[rows]
     mode = key // 12 == true // 12
     return f"drums {hit.mean():.3f}, key {np.mean(key == true):.3f}, mode {mode.mean():.3f} ({len(hit)} versions)"
 
@@ -180,7 +181,7 @@ def written(drums: np.ndarray, keys: np.ndarray, heard: Heard, settings: argpars
         f"DRUMS = {{{', '.join(f'{name!r}: {weight:.4f}' for name, weight in zip(heard.names, drums))}}}",
         f"DRUMS_BIAS = {drums[-1]:.4f}",
         "",
-        "# Profiles of Sound.key_features seen from the tonic: of the whole piece, and of its opening.",
+        "# Profiles of Sound.key_features seen from the tonic.",
         f"KEYS = {{{', '.join(f'{mode!r}: ({rounded(keys[place])})' for place, mode in enumerate(MODES))}}}",
     ]
     return "\n".join(lines) + "\n"

@@ -124,15 +124,15 @@ class Encodec(nn.Module):
 
     def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `latents`, from numpy to numpy and tile after tile."""
-        return tiles.encode(EncoderStream(self), audio, self.config, self._bytes_at_once())
+        return tiles.encode(EncoderStream(self), audio, self.config, self._tile(len(audio)))
 
     def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
         """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy and tile after tile."""
-        return tiles.encode(EncoderStream(self, codebooks), audio, self.config, self._bytes_at_once())
+        return tiles.encode(EncoderStream(self, codebooks), audio, self.config, self._tile(len(audio)))
 
     def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """codes [B, K, F] -> audio [B, channels, F * hop], in numpy and tile after tile."""
-        return tiles.decode(DecoderStream(self), codes, self.config, self._bytes_at_once())
+        return tiles.decode(DecoderStream(self), codes, self.config, self._tile(len(codes)))
 
     def encoder_stream(self, codebooks: int) -> EncoderStream:
         """What makes codes of audio that comes in blocks."""
@@ -151,8 +151,8 @@ class Encodec(nn.Module):
         mx.clear_cache()
         return array
 
-    def _bytes_at_once(self) -> int:
-        return tiles.CACHE_BYTES if self.device == "cpu" else tiles.DEVICE_BYTES
+    def _tile(self, rows: int) -> int | None:
+        return tiles.tile_frames(self.config, rows, tiles.CACHE_BYTES if self.device == "cpu" else tiles.DEVICE_BYTES)
 
 
 class EncoderStream:

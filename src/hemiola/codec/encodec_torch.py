@@ -127,15 +127,20 @@ class Encodec(nn.Module):
 
     def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `latents`, from numpy to numpy and tile after tile."""
-        return tiles.encode(EncoderStream(self), audio, self.config, self._bytes_at_once())
+        return self._encoded(audio, None)
 
     def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
         """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy and tile after tile."""
-        return tiles.encode(EncoderStream(self, codebooks), audio, self.config, self._bytes_at_once())
+        return self._encoded(audio, codebooks)
+
+    def _encoded(self, audio: NDArray[np.float32], codebooks: int | None) -> NDArray[Any]:
+        tile = self._tile(len(audio))
+        return tiles.encode(EncoderStream(self, codebooks, tile), audio, self.config, tile)
 
     def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
         """codes [B, K, F] -> audio [B, channels, F * hop], in numpy and tile after tile."""
-        return tiles.decode(DecoderStream(self), codes, self.config, self._bytes_at_once())
+        tile = self._tile(len(codes))
+        return tiles.decode(DecoderStream(self, tile), codes, self.config, tiles.deep(tile))
 
     def encoder_stream(self, codebooks: int) -> EncoderStream:
         """What makes codes of audio that comes in blocks."""
@@ -151,16 +156,17 @@ class Encodec(nn.Module):
     def _array(self, x: Tensor, dtype: torch.dtype = torch.float32) -> NDArray[Any]:
         return x.to(dtype).cpu().numpy()
 
-    def _bytes_at_once(self) -> int:
-        return tiles.CACHE_BYTES if next(self.decoder.parameters()).device.type == "cpu" else tiles.DEVICE_BYTES
+    def _tile(self, rows: int) -> int | None:
+        on_cpu = next(self.decoder.parameters()).device.type == "cpu"
+        return tiles.tile_frames(self.config, rows, tiles.CACHE_BYTES if on_cpu else tiles.DEVICE_BYTES)
 
 
 class EncoderStream:
     """Audio to codes, block by block; without `codebooks`, to latents."""
 
-    def __init__(self, codec: Encodec, codebooks: int | None = None) -> None:
+    def __init__(self, codec: Encodec, codebooks: int | None = None, tile: int | None = None) -> None:
         self.codec, self.codebooks = codec, codebooks
-        self.network = SeanetStream(codec.encoder)
+        self.network = SeanetStream(codec.encoder, tile, tiles.deep(tile))
 
     @torch.inference_mode()
     def __call__(self, audio: NDArray[np.float32], last: bool) -> NDArray[Any]:
@@ -177,9 +183,9 @@ class EncoderStream:
 class DecoderStream:
     """Codes to audio, block by block."""
 
-    def __init__(self, codec: Encodec) -> None:
+    def __init__(self, codec: Encodec, tile: int | None = None) -> None:
         self.codec = codec
-        self.network = SeanetStream(codec.decoder)
+        self.network = SeanetStream(codec.decoder, tile, tiles.deep(tile))
 
     @torch.inference_mode()
     def __call__(self, codes: NDArray[np.int32], last: bool) -> NDArray[np.float32]:

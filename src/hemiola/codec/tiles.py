@@ -14,7 +14,9 @@ from hemiola.codec.config import EncodecConfig
 # What the widest layer may take: on a CPU its share of the cache, on a GPU as much as keeps all of it at work.
 CACHE_BYTES = 4 << 20
 DEVICE_BYTES = 256 << 20
-LEAST_FRAMES = 16  # fewer do not pay for reading the weights of the narrow, deep layers
+LEAST_FRAMES = 16
+# So many go through the deepest layers at once, which are short and have large weights to read.
+DEEP_FRAMES = 256
 
 Feed = Callable[[NDArray[Any], bool], NDArray[Any]]
 
@@ -27,19 +29,22 @@ def tile_frames(config: EncodecConfig, rows: int, bytes_at_once: int) -> int | N
     return max(LEAST_FRAMES, bytes_at_once // bytes_a_frame)
 
 
-def encode(feed: Feed, audio: NDArray[Any], config: EncodecConfig, bytes_at_once: int) -> NDArray[Any]:
-    """All that a stream makes of audio [B, channels, samples], fed tile after tile: codes or latents [B, ., frames]."""
-    rows, samples = len(audio), audio.shape[-1]
-    size = tile_frames(config, rows, bytes_at_once)
-    tile = samples if size is None else config.timebase.samples_of(size)
+def deep(tile: int | None) -> int | None:
+    """Frames at once in the deepest layers, where all others see `tile` of them."""
+    return None if tile is None else max(tile, DEEP_FRAMES)
+
+
+def encode(feed: Feed, audio: NDArray[Any], config: EncodecConfig, frames: int | None) -> NDArray[Any]:
+    """What a stream makes of audio [B, channels, samples], fed so many frames at a time: codes or latents [B, ., F]."""
+    samples = audio.shape[-1]
+    tile = samples if frames is None else config.timebase.samples_of(frames)
     return _joined(feed, audio, tile, config.timebase.frames(samples))
 
 
-def decode(feed: Feed, codes: NDArray[Any], config: EncodecConfig, bytes_at_once: int) -> NDArray[Any]:
-    """All that a stream makes of codes [B, K, frames], fed tile after tile: audio [B, channels, samples]."""
-    rows, frames = len(codes), codes.shape[-1]
-    tile = tile_frames(config, rows, bytes_at_once) or frames
-    return _joined(feed, codes, tile, config.timebase.samples_of(frames))
+def decode(feed: Feed, codes: NDArray[Any], config: EncodecConfig, frames: int | None) -> NDArray[Any]:
+    """What a stream makes of codes [B, K, F], fed so many frames at a time: audio [B, channels, samples]."""
+    total = codes.shape[-1]
+    return _joined(feed, codes, frames or total, config.timebase.samples_of(total))
 
 
 def _joined(feed: Feed, array: NDArray[Any], tile: int, total: int) -> NDArray[Any]:

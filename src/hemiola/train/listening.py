@@ -33,6 +33,7 @@ PITCH_CLASSES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"
 SLOWEST_BPM, FASTEST_BPM = 50, 200
 _SHORT, _SHORT_HOP = "0.032", "0.008"  # seconds: fine in time, for onsets
 _LONG, _LONG_HOP = "0.256", "0.064"  # seconds: fine in pitch, for chords
+_LONGER = "0.512"  # seconds: fine in pitch for a bass, every _LONG_HOP as well
 _OPENING_FRAMES = 24
 _RISE_MOMENTS = 4
 _RMS = 0.13  # loudness at which everything is heard
@@ -156,10 +157,15 @@ class Sound:
         Magnitudes are raised to `power` before they are summed: below 1, quiet partials count for more.
         """
         spectrum = self.long_spectrum**power
-        return spectrum @ pitch_class_weights(spectrum.shape[1], self.clock.sample_rate).T
+        return spectrum @ pitch_class_weights(spectrum.shape[1], self.clock.sample_rate, 80, 1200, 0.2).T
+
+    def bass_chromagram(self, power: float = 1.0) -> Array:
+        """The same from 40 to 180 Hz, of 512 ms each: which notes lie below all others."""
+        spectrum = magnitudes(self.samples, self.clock.samples(_LONGER), self.clock.samples(_LONG_HOP)) ** power
+        return spectrum @ pitch_class_weights(spectrum.shape[1], self.clock.sample_rate, 40, 180, 0.4).T
 
     def key(self) -> tuple[int, str] | None:
-        """The tonic's pitch class (0 is C) and the mode whose profiles fit the whole piece and its opening best."""
+        """The tonic's pitch class (0 is C) and the mode whose profiles fit best; None for silence."""
         if self.silent:
             return None
         chroma = self.key_features()
@@ -170,12 +176,12 @@ class Sound:
         }
         return max(scores, key=scores.__getitem__)
 
-    def key_features(self) -> tuple[Array, Array]:
-        """Chroma [12] of the whole piece and of its first 1.5 s, each with mean 0 and deviation 1."""
-        chromagram = self.chromagram(0.5)
-        means = chromagram.mean(axis=0), chromagram[:_OPENING_FRAMES].mean(axis=0)
-        whole, opening = ((each - each.mean()) / (each.std() + FLOOR) for each in means)
-        return whole, opening
+    def key_features(self) -> Array:
+        """Chroma [4, 12]: of the whole piece, of its first 1.5 s, and both of the bass; each of mean 0, deviation 1."""
+        voices = self.chromagram(0.5), self.bass_chromagram(0.5)
+        means = np.array([part.mean(axis=0) for voice in voices for part in (voice, voice[:_OPENING_FRAMES])])
+        centered = means - means.mean(axis=1, keepdims=True)
+        return centered / (centered.std(axis=1, keepdims=True) + FLOOR)
 
     def onset_seconds(self) -> Array:
         """Moments where something begins, ascending, 50 ms apart at least."""

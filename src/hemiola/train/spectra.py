@@ -35,13 +35,13 @@ def band_weights(bins: int, sample_rate: int) -> Array:
 
 
 @lru_cache(maxsize=8)
-def pitch_class_weights(bins: int, sample_rate: int) -> Array:
-    """Weights [12, bins]: each bin from 80 to 1200 Hz counts for its pitch class, less when it is out of tune."""
+def pitch_class_weights(bins: int, sample_rate: int, lowest_hz: float, highest_hz: float, spread: float) -> Array:
+    """Weights [12, bins]: each bin counts for its pitch class, less when it is out of tune by `spread` semitones."""
     hz = np.linspace(0, sample_rate / 2, bins)
-    heard = np.flatnonzero((hz > 80) & (hz < 1200))
+    heard = np.flatnonzero((hz > lowest_hz) & (hz < highest_hz))
     pitch = 69 + 12 * np.log2(hz[heard] / 440)
     weights = np.zeros((12, bins), np.float32)
-    weights[np.round(pitch).astype(int) % 12, heard] = np.exp(-0.5 * ((pitch - np.round(pitch)) / 0.2) ** 2)
+    weights[np.round(pitch).astype(int) % 12, heard] = np.exp(-0.5 * ((pitch - np.round(pitch)) / spread) ** 2)
     return weights
 
 
