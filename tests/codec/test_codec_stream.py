@@ -141,13 +141,15 @@ def test_a_stream_of_any_length_and_blocks_is_the_whole(name: str, seed: int) ->
         assert apart(decoded, whole) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["24khz", "32khz"])
-def test_tiles_of_a_long_piece_join_to_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("deep", [1, 8, 1000])
+@pytest.mark.parametrize("name", ["24khz", "32khz", "dilated"])
+def test_tiles_of_a_long_piece_join_to_one_pass(name: str, deep: int, monkeypatch: pytest.MonkeyPatch) -> None:
     network = codec(name)
     model, rng = EncodecModel(network.config, network), np.random.default_rng(1)
     audio = rng.standard_normal((2, 1, 12345)).astype(np.float32)
     monkeypatch.setattr(tiles, "CACHE_BYTES", 1)
     monkeypatch.setattr(tiles, "LEAST_FRAMES", 3)
+    monkeypatch.setattr(tiles, "DEEP_FRAMES", deep)
     encoded = model.encode(audio)
     assert np.array_equal(encoded.chunks[0], one_pass(network, audio))
     with torch.no_grad():

@@ -117,6 +117,7 @@ def test_tiles_join_to_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     wholes = [(model.latents(audio), model.decode(codes)) for model in models_of_one]
     monkeypatch.setattr(tiles, "CACHE_BYTES", 1)
     monkeypatch.setattr(tiles, "LEAST_FRAMES", 4)
+    monkeypatch.setattr(tiles, "DEEP_FRAMES", 6)
     for model, (latents, decoded) in zip(models_of_one, wholes):
         assert apart(model.latents(audio), latents) < 1e-5
         assert apart(model.decode(codes), decoded) < 1e-5

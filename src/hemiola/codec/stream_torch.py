@@ -160,12 +160,11 @@ def parted(steps: list[Step], tile: int, deep: int) -> list[Step]:
     for place, step in enumerate(steps):
         if isinstance(step, ConvTransposeStream):
             return [*steps[: place + 1], InTiles(steps[place + 1 :], tile * step.spec.stride)]
-    *_, (place, stride) = (
-        (place, step.spec.stride)
-        for place, step in enumerate(steps)
-        if isinstance(step, ConvStream) and step.spec.stride > 1
-    )
-    return [*steps[:place], Gathered(deep * stride), *steps[place:]]
+    for place in reversed(range(len(steps))):
+        step = steps[place]
+        if isinstance(step, ConvStream) and step.spec.stride > 1:
+            return [*steps[:place], Gathered(deep * step.spec.stride), *steps[place:]]
+    return steps
 
 
 class Gathered:
