@@ -20,7 +20,7 @@ from matplotlib.figure import Figure as Picture
 
 from hemiola.generation import MusicGen
 from hemiola.musicgen.checkpoint_torch import load_parts, save
-from hemiola.musicgen.sampling import Recommended
+from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.tokenizer import FILE as TOKENIZER
 from hemiola.request import Request
 from hemiola.train import checkpoints, evaluate
@@ -71,7 +71,7 @@ def loaded(path: Path, like: Path | None) -> tuple[int, MusicGen]:
         module.load_state_dict({key.removeprefix(name): state[key] for key in state if key.startswith(name)})
     with tempfile.TemporaryDirectory() as folder:
         codec = MusicGen.from_pretrained(like, backend="torch").model.codec.network
-        save(folder, text_encoder, decoder, codec, like / TOKENIZER, recommended=Recommended.from_folder(like))
+        save(folder, text_encoder, decoder, codec, like / TOKENIZER, recommended=Sampling.from_folder(like))
         return checkpoints.steps(checkpoints.progress(path)), MusicGen.from_pretrained(folder)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the bundled model from nothing: composes the music, trains the codec, its decoder once more, and the language
-# model on the codec's tokens, first in short parts and then in whole pieces. About three hours on two cores. Interrupted?
+# model on the codec's tokens, first in short parts and then in whole pieces. About four hours on two cores. Interrupted?
 # Add --resume to the step that was cut.
 # Run it in a checkout where `make test` has installed what training needs.
 set -euo pipefail
