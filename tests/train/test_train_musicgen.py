@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from hemiola.errors import InputError
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder, attend
 from hemiola.musicgen.model import MusicgenModel
@@ -98,6 +99,41 @@ def test_what_is_hidden_is_not_seen_but_still_asked_for() -> None:
     targets = torch.where(given["inside"], given["tokens"], -100)[..., 1:]
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten())
     torch.testing.assert_close(module.loss(given)[0], expected)
+
+
+def test_a_history_of_its_own_is_drawn_from_what_the_model_thinks_there() -> None:
+    module, one = training(history_own=1.0), batch(frames=(5,), texts=(4,))
+    many = {name: each.expand(4000, *each.shape[1:]) for name, each in one.items()} | {"seed": torch.arange(4000)}
+    states = module.text_encoder(many["text"], many["text_mask"])
+    before = module._rewritten(many, states)
+    inside = one["inside"][0]
+    assert torch.equal(before[:, ~inside], many["tokens"][:, ~inside])
+    # A token is rewritten with the chance that its item drew, a half in the mean, and may come out as it was.
+    shares = module.decoder(one["tokens"][..., :-1], states[:1], one["text_mask"]).softmax(-1)[0]
+    for k, position in inside.nonzero().tolist():
+        expected = 0.5 * shares[k, position - 1]
+        expected[one["tokens"][0, k, position]] += 0.5
+        found = torch.bincount(before[:, k, position], minlength=CODES) / 4000
+        torch.testing.assert_close(found, expected, atol=0.04, rtol=0)
+
+
+def test_a_history_of_its_own_is_an_items_own_and_only_trained_with() -> None:
+    module, given = training(history_own=1.0), batch() | {"seed": torch.tensor([3, 4])}
+    states = module.text_encoder(given["text"], given["text_mask"])
+    together = module._rewritten(given, states)
+    alone = module._rewritten({name: each[1:] for name, each in given.items()}, states[1:])
+    assert torch.equal(together[1:], alone)
+    assert not torch.equal(together, given["tokens"])
+    plain, _ = training().loss(given)
+    learned, _ = module.loss(given)
+    assert learned.item() != pytest.approx(plain.item(), rel=1e-6)
+    torch.testing.assert_close(module.eval().loss(given)[0], plain)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match="history_own must be a share from 0 to 1"):
+        MusicgenRecipe(history_own=share)
 
 
 def test_a_new_decoder_hears_tokens_and_text_from_the_first_step() -> None:

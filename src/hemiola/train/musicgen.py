@@ -31,6 +31,9 @@ class MusicgenRecipe:
     With `ema_decay` the result is the moving average of the weights. With `lora_rank` only matrices of that rank beside
     the decoder's learn (see lora.py), `lora_alpha` / rank times as strongly. With `muon` the layers' matrices learn by
     Muon (Jordan et al., 2024), in steps as large as AdamW's, which has the rest.
+
+    With `history_own`, up to this share of the tokens before are what the model itself draws there, from the true ones
+    before them (Mihaylova and Martins, 2019): once it writes alone it has nothing else. Costs a third more.
     """
 
     learning_rate: float = 1e-4
@@ -43,6 +46,7 @@ class MusicgenRecipe:
     words_unknown: float = 0.02
     numbers_moved: float = 0.0
     history_hidden: float = 0.0
+    history_own: float = 0.0
     ema_decay: float | None = None
     lora_rank: int = 0
     lora_alpha: float = 16.0
@@ -52,6 +56,8 @@ class MusicgenRecipe:
         averages.check(self.ema_decay)
         if self.lora_rank < 0:
             raise InputError(f"recipe.lora_rank must be at least 1, or 0 for none, not {self.lora_rank}")
+        if not 0 <= self.history_own <= 1:
+            raise InputError(f"recipe.history_own must be a share from 0 to 1, not {self.history_own}")
 
     @property
     def noise(self) -> Noise:
@@ -60,7 +66,7 @@ class MusicgenRecipe:
 
 
 class MusicgenTraining(L.LightningModule):
-    """Batches are what `tokens.CaptionedTokens` collates: tokens, inside, hidden, text and text_mask.
+    """Batches are what `tokens.CaptionedTokens` collates: tokens, inside, hidden, seed, text and text_mask.
 
     A step is made in so many `parts`, one after another, of which only one has to fit into memory.
     """
@@ -128,13 +134,35 @@ class MusicgenTraining(L.LightningModule):
         """
         tokens, inside = batch["tokens"], batch["inside"][..., 1:]
         states = self.text_encoder(batch["text"], batch["text_mask"])
-        seen = torch.where(batch["hidden"][:, None], self.decoder.config.vocab_size, tokens)
-        logits = self.decoder(seen[..., :-1], states, batch["text_mask"]).float()
+        before = tokens
+        if self.training and self.recipe.history_own:
+            before = self._rewritten(batch, states)
+        logits = self._logits(batch, before, states)
         targets = torch.where(inside, tokens[..., 1:], -100)
         losses = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none")
         losses = losses.view_as(targets)
         per_codebook = losses.sum((0, 2)) / inside.sum((0, 2)).clamp(min=1)
         return losses.sum() / (self._places(batch) if places is None else places), per_codebook
+
+    def _logits(self, batch: dict[str, Tensor], tokens: Tensor, states: Tensor) -> Tensor:
+        """Of every token but the first, from those before it that are not hidden: [B, K, steps, vocab] float32."""
+        seen = torch.where(batch["hidden"][:, None], self.decoder.config.vocab_size, tokens)
+        return self.decoder(seen[..., :-1], states, batch["text_mask"]).float()
+
+    @torch.no_grad()
+    def _rewritten(self, batch: dict[str, Tensor], states: Tensor) -> Tensor:
+        """Tokens of which the model has drawn some; each item by a seed of its own, whatever is beside it."""
+        tokens = batch["tokens"].clone()
+        logits = self._logits(batch, tokens, states)
+        for item, inside, scores, seed in zip(tokens, batch["inside"], logits, batch["seed"].tolist()):
+            chance = torch.Generator().manual_seed(seed)
+            share = self.recipe.history_own * torch.rand((), generator=chance)
+            chosen = (torch.rand(inside[:, 1:].shape, generator=chance) < share).to(inside.device) & inside[:, 1:]
+            # The largest of probabilities over exponential numbers is a draw.
+            odds = torch.empty(scores.shape).exponential_(generator=chance).to(scores.device)
+            drawn = (scores.softmax(-1) / odds).argmax(-1)
+            item[:, 1:] = torch.where(chosen, drawn, item[:, 1:])
+        return tokens
 
     def _places(self, batch: dict[str, Tensor]) -> Tensor:
         return ranks.mean(batch["inside"][..., 1:].sum()).clamp(min=1)

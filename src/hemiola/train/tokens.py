@@ -81,7 +81,7 @@ def _length(clip: Clip, sample_rate: int) -> int:
 
 # Half of the items begin where their clip does, the others at one of its starts, or anywhere where none is known.
 FROM_START_SHARE = 0.5
-STACKED = ("tokens", "inside", "hidden")
+STACKED = ("tokens", "inside", "hidden", "seed")
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,14 @@ class CaptionedTokens(Dataset):
         return len(self.codes)
 
     def __getitem__(self, item: int) -> dict[str, np.ndarray]:
-        """Pattern [K, steps + 1], where it holds a frame and what of it is hidden (bool), text tokens (or none)."""
+        """Pattern [K, steps + 1], where it holds a frame, what of it is hidden (both bool), text tokens, and a seed."""
         rng = np.random.default_rng((self.seed or 0, item))
         chosen = item if self.seed is None else self._shuffled(item)
         tokens, inside = self._pattern(chosen, rng)
+        hidden = self._hidden(tokens.shape[1], rng)
         text = self._text(chosen, rng)
-        return {"tokens": tokens, "inside": inside, "hidden": self._hidden(tokens.shape[1], rng), "text": text}
+        seed = np.array(rng.integers(1 << 62))  # of what is drawn for this item later on
+        return {"tokens": tokens, "inside": inside, "hidden": hidden, "text": text, "seed": seed}
 
     def _shuffled(self, item: int) -> int:
         turn, place = divmod(item, len(self.codes))
