@@ -22,7 +22,8 @@ CALL = {"forward": "__call__"}
 # What only one side has a use for, and why.
 ONE_SIDED = {
     "seanet_torch.py": {"upsampled"},  # MLX's own transposed convolution is as quick as the product
-    "stream_torch.py": {"summed", "steps", "elu", "pad"},  # quicker on a CPU than what torch has
+    # Quicker on a CPU than what torch has, and layers of which the deepest see several tiles at once.
+    "stream_torch.py": {"summed", "steps", "elu", "pad", "run", "parted", "Gathered", "InTiles"},
     "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
     "fused_torch.py": {"_packed"},  # MLX has a function that finds the matrices
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch
@@ -33,6 +34,9 @@ ONE_SIDED_PARAMETERS = {
     ("session_mlx.py", "Session.__init__"): {"device"},
     ("sampling_torch.py", "Picker.__init__"): {"device"},
     ("fused_mlx.py", "quantize"): {"bits"},  # torch has kernels for 8 alone
+    ("stream_torch.py", "SeanetStream.__init__"): {"tile", "deep"},
+    ("encodec_torch.py", "EncoderStream.__init__"): {"tile"},
+    ("encodec_torch.py", "DecoderStream.__init__"): {"tile"},
 }
 
 Definition = ast.ClassDef | ast.FunctionDef

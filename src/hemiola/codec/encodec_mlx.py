@@ -124,10 +124,13 @@ class Encodec(nn.Module):
 
     def latents_array(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `latents`, from numpy to numpy and tile after tile."""
-        return tiles.encode(EncoderStream(self), audio, self.config, self._tile(len(audio)))
+        return self._encoded(audio, None)
 
     def encode_array(self, audio: NDArray[np.float32], codebooks: int) -> NDArray[np.int32]:
         """audio [B, channels, samples] -> codes [B, codebooks, F], in numpy and tile after tile."""
+        return self._encoded(audio, codebooks)
+
+    def _encoded(self, audio: NDArray[np.float32], codebooks: int | None) -> NDArray[Any]:
         return tiles.encode(EncoderStream(self, codebooks), audio, self.config, self._tile(len(audio)))
 
     def decode_array(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
