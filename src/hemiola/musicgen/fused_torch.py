@@ -142,9 +142,9 @@ def quantize(decoder: FusedDecoder) -> None:
     decoder.heads = _packed(decoder.heads)
 
 
-def _packed(weights: Any) -> Any:
+def _packed(weights: Any, activated: bool = False) -> Any:
     if isinstance(weights, Tensor):
-        return Int8Matrix(weights.t())
+        return Int8Matrix(weights.t(), activated)
     if isinstance(weights, (FusedLayer, FusedReader)):
-        return type(weights)(**{name: _packed(each) for name, each in vars(weights).items()})
+        return type(weights)(**{name: _packed(each, name == "fc2") for name, each in vars(weights).items()})
     return weights  # norms, and a reader that is not there

@@ -10,6 +10,7 @@ from torch import Tensor
 from hemiola.errors import BackendError
 
 LARGEST = 127
+BELOW = 8  # what GELU gives has so large a share of the steps below zero
 
 
 def input_range() -> tuple[int, int]:
@@ -27,10 +28,19 @@ class Int8Matrix:
     batch changes nothing. The sums are exact integers.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        """`weight` [out, in] float32; raises BackendError where torch has no such kernel."""
+    def __init__(self, weight: Tensor, activated: bool = False) -> None:
+        """`weight` [out, in] float32; raises BackendError where torch has no such kernel.
+
+        What is `activated` by GELU hardly goes below zero: then most of the steps are above it.
+        """
         scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
         side, zero_point = input_range()
+        self.reach = 1.0  # of the steps below zero, as a share of those above
+        if activated:
+            total = side + zero_point
+            zero_point = total // BELOW
+            side = total - zero_point
+            self.reach = zero_point / side
         self.steps = 1 / side, zero_point
         with warnings.catch_warnings():
             # Torch means to replace how such tensors are made; the kernel that reads them has no successor yet.
@@ -53,7 +63,11 @@ class Int8Matrix:
         return torch.addcmul(total, product, largest)
 
     def _product(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        largest = hidden.abs().amax(1, keepdim=True)  # a third of the time that a norm takes
+        if self.reach == 1:
+            largest = hidden.abs().amax(1, keepdim=True)  # a third of the time that a norm takes
+        else:
+            lowest, highest = hidden.aminmax(dim=1, keepdim=True)
+            largest = torch.maximum(highest, lowest / -self.reach)
         # A row of zeros stays one: 0 / tiny is 0.
         even = hidden / largest.clamp(min=torch.finfo(torch.float32).tiny)
         product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(even, *self.steps, self.packed)
