@@ -131,8 +131,8 @@ class CaptionedTokens(Dataset):
         rng = np.random.default_rng((self.seed or 0, item))
         chosen = item if self.seed is None else self._shuffled(item)
         tokens, inside = self._pattern(chosen, rng)
-        hidden = self._hidden(tokens.shape[1], rng)
         text = self._text(chosen, rng)
+        hidden = self._hidden(tokens.shape[1], rng)
         seed = np.array(rng.integers(1 << 62))  # of what is drawn for this item later on
         return {"tokens": tokens, "inside": inside, "hidden": hidden, "text": text, "seed": seed}
 
