@@ -22,8 +22,7 @@ CALL = {"forward": "__call__"}
 # What only one side has a use for, and why.
 ONE_SIDED = {
     "seanet_torch.py": {"upsampled"},  # MLX's own transposed convolution is as quick as the product
-    # Quicker on a CPU than what torch has, and layers of which the deepest see several tiles at once.
-    "stream_torch.py": {"summed", "steps", "elu", "pad", "run", "parted", "Gathered", "InTiles"},
+    "stream_torch.py": {"run", "parted", "Gathered", "InTiles"},  # the deepest layers see several tiles at once
     "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
     "fused_torch.py": {"_packed"},  # MLX has a function that finds the matrices
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch
