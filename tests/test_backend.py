@@ -18,8 +18,9 @@ def have(monkeypatch: pytest.MonkeyPatch, *frameworks: str) -> None:
 
 
 def on(monkeypatch: pytest.MonkeyPatch, platform: str, machine: str) -> None:
-    monkeypatch.setattr(backend.sys, "platform", platform)
-    monkeypatch.setattr(backend.platform, "machine", lambda: machine)
+    # For `backend` alone: a framework that is imported meanwhile must see the machine as it is.
+    monkeypatch.setattr(backend, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(backend, "platform", SimpleNamespace(machine=lambda: machine))
 
 
 @pytest.mark.parametrize(

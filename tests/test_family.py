@@ -53,22 +53,23 @@ def drawn(generator: np.random.Generator, model: MusicGen, longest: float) -> Re
 
 
 def check(models: dict[tuple[str, str], MusicGen], backend: str, wanted: int, longest: float) -> None:
-    """Make requests in groups of one to four until there are `wanted`, and count every sample."""
+    """Make `wanted` requests in groups of one to eight, those of like length side by side, and count every sample."""
     generator = np.random.default_rng(wanted)
-    made = 0
-    while made < wanted:
-        model = models[KINDS[generator.integers(len(KINDS))], backend]
-        requests = [drawn(generator, model, longest) for _ in range(min(int(generator.integers(1, 5)), wanted - made))]
-        for request, result in zip(requests, model.generate(requests), strict=True):
-            # By hand: the nearest whole number of samples to the number as it prints.
-            samples = int(Fraction(str(request.seconds)) * model.sampling_rate + Fraction(1, 2))
-            assert result.audio.samples.shape == (model.channels, samples), request
-            assert np.isfinite(result.audio.samples).all()
-            assert ((result.codes >= 0) & (result.codes < 16)).all()
-            rate = int(generator.choice(RATES))
-            again = Timebase(rate, 1).samples(Fraction(samples, model.sampling_rate))
-            assert result.audio.resample(rate).length == max(1, again)
-        made += len(requests)
+    for kind, count in zip(KINDS, generator.multinomial(wanted, [1 / len(KINDS)] * len(KINDS))):
+        model = models[kind, backend]
+        requests = sorted((drawn(generator, model, longest) for _ in range(count)), key=lambda each: each.seconds)
+        while requests:
+            size = int(generator.integers(1, 9))
+            group, requests = requests[:size], requests[size:]
+            for request, result in zip(group, model.generate(group), strict=True):
+                # By hand: the nearest whole number of samples to the number as it prints.
+                samples = int(Fraction(str(request.seconds)) * model.sampling_rate + Fraction(1, 2))
+                assert result.audio.samples.shape == (model.channels, samples), request
+                assert np.isfinite(result.audio.samples).all()
+                assert ((result.codes >= 0) & (result.codes < 16)).all()
+                rate = int(generator.choice(RATES))
+                again = Timebase(rate, 1).samples(Fraction(samples, model.sampling_rate))
+                assert result.audio.resample(rate).length == max(1, again)
 
 
 @pytest.mark.slow
