@@ -47,6 +47,18 @@ def test_the_product_is_that_of_whole_numbers(weight: np.ndarray, hidden: np.nda
     assert np.all(share < 0.02)
 
 
+def test_what_gelu_gives_has_most_steps_above_zero(weight: np.ndarray, hidden: np.ndarray) -> None:
+    given = torch.nn.functional.gelu(torch.tensor(hidden))
+    given[2] = -given[2].abs()  # a row that lies below zero as a whole is not cut off
+    exact = given @ torch.tensor(weight).T
+    plain, activated = (
+        (Int8Matrix(torch.tensor(weight), kind).times(given) - exact).norm(dim=1) / exact.norm(dim=1)
+        for kind in (False, True)
+    )
+    assert activated[0] < 0.8 * plain[0]
+    assert bool((activated < 0.05).all())
+
+
 def test_a_row_does_not_know_the_others(weight: np.ndarray, hidden: np.ndarray) -> None:
     matrix = Int8Matrix(torch.tensor(weight))
     together = matrix.times(torch.tensor(hidden))
