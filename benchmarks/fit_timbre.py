@@ -17,7 +17,8 @@ import numpy as np
 from fit_ears import RATE, degraded
 from safetensors.numpy import save_file
 
-from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.codec.encoded import Encoded
+from hemiola.codec.model import EncodecModel
 from hemiola.synth.compose import compose
 from hemiola.synth.instruments import GUESTS, LEADS
 from hemiola.synth.score import Brief

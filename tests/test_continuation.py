@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola import Audio, MusicGen, Request
-from hemiola.codec.model import Encoded
+from hemiola.codec.encoded import Encoded
 from hemiola.errors import AudioError, InputError
 from hemiola.generation import Block
 from hemiola.musicgen import windows

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hemiola.backend import Backend
 from hemiola.codec import encodec_torch
 from hemiola.codec.config import EncodecConfig
-from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.codec.encoded import Encoded
+from hemiola.codec.model import EncodecModel
 from hemiola.errors import AudioError, HemiolaError, InputError, WeightsError
 from hemiola.timebase import Timebase
 

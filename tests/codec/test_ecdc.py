@@ -20,7 +20,8 @@ from hemiola.codec import ecdc
 from hemiola.codec.codes import Codes
 from hemiola.codec.config import ENCODEC_24KHZ, ENCODEC_32KHZ, ENCODEC_48KHZ, EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
-from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.codec.encoded import Encoded
+from hemiola.codec.model import EncodecModel
 from hemiola.errors import AudioError, InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

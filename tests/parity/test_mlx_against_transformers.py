@@ -17,7 +17,8 @@ import transformers
 
 from hemiola.backend import Backend
 from hemiola.codec.config import ENCODEC_24KHZ, ENCODEC_32KHZ, ENCODEC_48KHZ, EncodecConfig
-from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.codec.encoded import Encoded
+from hemiola.codec.model import EncodecModel
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_mlx import Decoder

@@ -14,7 +14,8 @@ import transformers
 from hemiola.backend import Backend
 from hemiola.codec import encodec_torch
 from hemiola.codec.config import ENCODEC_24KHZ, ENCODEC_32KHZ, ENCODEC_48KHZ, EncodecConfig
-from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.codec.encoded import Encoded
+from hemiola.codec.model import EncodecModel
 
 CPU = Backend("torch", "cpu", "float32")
 CONFIGS = {"24khz": ENCODEC_24KHZ, "32khz": ENCODEC_32KHZ, "48khz": ENCODEC_48KHZ}

@@ -13,7 +13,8 @@ from hemiola.bench.contest import OURS, Progress, contest, facts, ratios
 from hemiola.bench.generate_torch import RIVAL
 from hemiola.codec.config import ENCODEC_24KHZ, ENCODEC_32KHZ, ENCODEC_48KHZ, EncodecConfig
 from hemiola.codec.encodec_torch import Encodec, to_checkpoint
-from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.codec.encoded import Encoded
+from hemiola.codec.model import EncodecModel
 from hemiola.timebase import Seconds
 
 SIZES = {"24khz": ENCODEC_24KHZ, "32khz": ENCODEC_32KHZ, "48khz": ENCODEC_48KHZ}

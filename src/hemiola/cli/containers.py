@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from hemiola.cli import screen
 
 if TYPE_CHECKING:
-    from hemiola.codec.model import EncodecModel, Encoded
+    from hemiola.codec.encoded import Encoded
+    from hemiola.codec.model import EncodecModel
     from hemiola.weights.hub import Checkpoint
 
 DEFAULT_MODEL = "sketch"

@@ -13,7 +13,8 @@ from hemiola.errors import InputError
 from hemiola.timebase import Timebase
 
 if TYPE_CHECKING:
-    from hemiola.codec.model import EncodecModel, Encoded
+    from hemiola.codec.encoded import Encoded
+    from hemiola.codec.model import EncodecModel
 
 PART_FRAMES = 512  # decoded at a time
 

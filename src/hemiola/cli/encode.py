@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hemiola.audio.io import Reel
-    from hemiola.codec.model import EncodecModel, Encoded
+    from hemiola.codec.encoded import Encoded
+    from hemiola.codec.model import EncodecModel
 
 BLOCK_SAMPLES = 1 << 18  # of the file, read at a time
 
@@ -63,7 +64,7 @@ def _encoded(reel: Reel, codec: EncodecModel, bandwidth: float | None) -> Encode
     """A sound file's codes, however long it is, in memory that holds a few blocks; what has to change is said."""
     from hemiola.audio.audio import Audio
     from hemiola.audio.resample import resampled
-    from hemiola.codec.model import Encoded
+    from hemiola.codec.encoded import Encoded
     from hemiola.errors import AudioError
 
     if reel.channels != codec.channels:
@@ -80,7 +81,8 @@ def _encoded(reel: Reel, codec: EncodecModel, bandwidth: float | None) -> Encode
                 yield block
 
     mixed = (Audio(block, reel.sample_rate).to_channels(codec.channels).samples for block in reel.blocks(BLOCK_SAMPLES))
-    parts = list(codec.encode_stream(heard(), bandwidth))
+    parts = codec.encode_stream(heard(), bandwidth)
+    encoded = Encoded.of(parts, lambda: length, chunked=codec.chunk_length is not None)
     if not length:
         raise AudioError(f"{reel.path} holds no samples: export it again")
-    return Encoded.of(parts, length, chunked=codec.chunk_length is not None)
+    return encoded

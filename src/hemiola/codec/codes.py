@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hemiola.audio.writing import replacing
-from hemiola.codec.model import Encoded
+from hemiola.codec.encoded import Encoded
 from hemiola.errors import InputError
 
 EXTENSION = ".safetensors"

@@ -27,7 +27,7 @@ from hemiola.audio.writing import replacing
 from hemiola.codec import chunks
 from hemiola.codec.codes import Codes
 from hemiola.codec.config import ENCODEC_24KHZ, ENCODEC_48KHZ, EncodecConfig
-from hemiola.codec.model import Encoded
+from hemiola.codec.encoded import Encoded
 from hemiola.errors import InputError
 from hemiola.timebase import MAX_SECONDS
 

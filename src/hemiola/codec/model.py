@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from hemiola.backend import Backend, choose
 from hemiola.codec import chunks, plan, streams
 from hemiola.codec.config import EncodecConfig
+from hemiola.codec.encoded import Encoded, Part
 from hemiola.codec.streams import Feed
 from hemiola.errors import AudioError, BackendError, InputError
 from hemiola.timebase import Timebase
@@ -23,46 +23,6 @@ from hemiola.weights import checkpoint, hub
 
 # Chunks go through the network side by side, but only as many as keep the widest layer in memory that is used again.
 ROWS_AT_ONCE = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """What a codec makes of audio; `length` samples come back from it.
-
-    chunks: codes int32 [B, codebooks, frames], one array unless the codec works in chunks. scales: beside each chunk
-    a float32 [B, 1], or None where the codec does not normalise. batched: whether the audio had a batch axis.
-    """
-
-    chunks: tuple[NDArray[np.int32], ...]
-    scales: tuple[NDArray[np.float32], ...] | None
-    length: int
-    batched: bool = True
-
-    @classmethod
-    def of(cls, parts: Iterable[Part], length: int, chunked: bool) -> Encoded:
-        """What `EncodecModel.encode` gives, of the parts of a stream of `length` samples."""
-        parts = list(parts)
-        scales = tuple(part.scale for part in parts if part.scale is not None)
-        codes = tuple(part.codes for part in parts)
-        joined = codes if chunked else (np.concatenate(codes, axis=-1),)
-        return cls(joined, scales or None, length, batched=False)
-
-    def parts(self, frames: int) -> Iterator[Part]:
-        """What `EncodecModel.decode_stream` takes: chunks with their scales, or else `frames` frames at a time."""
-        if len(self.chunks) > 1 or self.scales is not None:
-            yield from (Part(*each) for each in zip(self.chunks, self.scales or (None,) * len(self.chunks)))
-            return
-        codes = self.chunks[0]
-        for start in range(0, codes.shape[-1], frames):
-            yield Part(codes[..., start : start + frames])
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A stretch of a stream of codes: codes int32 [B, codebooks, frames], and a chunk's scale float32 [B, 1]."""
-
-    codes: NDArray[np.int32]
-    scale: NDArray[np.float32] | None = None
 
 
 class EncodecModel:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hemiola import backend as backends
-from hemiola.codec.model import EncodecModel, Encoded
+from hemiola.codec.encoded import Encoded
+from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError, WeightsError
 from hemiola.musicgen import chroma, decode
 from hemiola.musicgen.batch import Batch, Job
