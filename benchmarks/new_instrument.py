@@ -1,7 +1,7 @@
 """Tells how often a lead instrument is heard in what models make of captions with it: before and after a fine-tuning.
 
     hemiola train musicgen --config configs/sketch-musicgen-instrument.yaml
-    python benchmarks/new_instrument.py trumpet sketch out/sketch-new-instrument/checkpoint
+    python benchmarks/new_instrument.py clarinet sketch out/sketch-new-instrument/checkpoint
 
 Captions are of the test split, and the instrument leads every piece. The ears are those of `hemiola eval`; how
 often they are right about the true music, as it is and through the codec of the first model, is told first.
