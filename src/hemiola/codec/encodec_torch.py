@@ -19,6 +19,7 @@ from torch.nn import functional
 from hemiola.backend import Backend
 from hemiola.codec import plan, tiles
 from hemiola.codec.config import EncodecConfig
+from hemiola.codec.kernels_torch import smallest
 from hemiola.codec.seanet_torch import Seanet
 from hemiola.codec.stream_torch import SeanetStream
 from hemiola.weights import keys
@@ -44,7 +45,7 @@ class Codebook(nn.Module):
         """x [N, D] -> index of the entry at the smallest distance [N]; both in float32."""
         embed = self.embed.float()
         # |x - e|^2 without |x|^2, which is the same for every entry.
-        return torch.addmm(embed.square().sum(1), x, embed.T, alpha=-2).argmin(1)
+        return smallest(torch.addmm(embed.square().sum(1), x, embed.T, alpha=-2))
 
 
 class CodebookLayer(nn.Module):
