@@ -11,7 +11,11 @@ instruments and once over those that seeds draw.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 from fit_ears import RATE, degraded
@@ -36,10 +40,10 @@ def main() -> None:
     parser.add_argument("--test-pieces", type=int, default=88)
     parser.add_argument("--seconds", default="8")
     parser.add_argument("--codec", default="sketch", help="the checkpoint of a codec whose music the ears should know")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     settings = parser.parse_args()
-    codec = EncodecModel.from_pretrained(settings.codec)
-    tensors = fitted(*heard("train", settings.pieces, settings.seconds, codec))
-    inputs, target, version = heard("test", settings.test_pieces, settings.seconds, codec)
+    tensors = fitted(*heard("train", settings.pieces, settings))
+    inputs, target, version = heard("test", settings.test_pieces, settings)
     found = []
     for name in sorted(set(version)):
         rows = version == name
@@ -55,25 +59,35 @@ def main() -> None:
     print(facts["fitted"], facts["right"], f"written: {timbre.FITTED}", sep="\n")
 
 
-def heard(split: str, pieces: int, seconds: str, codec: EncodecModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def heard(split: str, pieces: int, settings: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of every version of the first pieces of a split, the place of each lead in NAMES, and the version."""
-    inputs, target, version = [], [], []
-    for index in range(pieces):
-        # Every other piece in strict time, as a language model is taught.
-        brief = Brief(lead=NAMES[index % len(NAMES)], frame_rate=50, strict=index // len(NAMES) % 2 == 0)
-        audio = compose(split_seed(split, index), seconds=seconds, sample_rate=RATE, brief=brief).audio
-        rng = np.random.Generator(np.random.PCG64([index, 7]))
-        versions = {"true": audio[0]}
-        if index % 4 == 1:
-            versions["degraded"] = degraded(audio[0].astype(np.float64), rng)
-        encoded = codec.encode(audio)
-        versions["codec"] = codec.decode(encoded)[0]
-        versions["codec, drawn anew"] = codec.decode(drawn_anew(encoded, rng))[0]
-        for name, samples in versions.items():
-            inputs.append(Sound.of(samples, RATE).timbre())
-            target.append(index % len(NAMES))
-            version.append(name)
-    return np.array(inputs), np.array(target), np.array(version)
+    listen = partial(heard_in_one, split, settings.seconds, settings.codec)
+    with ProcessPoolExecutor(settings.processes, multiprocessing.get_context("spawn")) as processes:
+        found = [(index, *each) for index, some in enumerate(processes.map(listen, range(pieces))) for each in some]
+    indices, version, inputs = zip(*found)
+    return np.array(inputs), np.array(indices) % len(NAMES), np.array(version)
+
+
+def heard_in_one(split: str, seconds: str, codec_name: str, index: int) -> list[tuple[str, np.ndarray]]:
+    """Each version of a piece by name, and its features."""
+    codec = loaded(codec_name)
+    # Every other piece in strict time, as a language model is taught.
+    brief = Brief(lead=NAMES[index % len(NAMES)], frame_rate=50, strict=index // len(NAMES) % 2 == 0)
+    audio = compose(split_seed(split, index), seconds=seconds, sample_rate=RATE, brief=brief).audio
+    rng = np.random.Generator(np.random.PCG64([index, 7]))
+    versions = {"true": audio[0]}
+    if index % 4 == 1:
+        versions["degraded"] = degraded(audio[0].astype(np.float64), rng)
+    encoded = codec.encode(audio)
+    versions["codec"] = codec.decode(encoded)[0]
+    versions["codec, drawn anew"] = codec.decode(drawn_anew(encoded, rng))[0]
+    return [(name, Sound.of(samples, RATE).timbre()) for name, samples in versions.items()]
+
+
+@cache
+def loaded(name: str) -> EncodecModel:
+    """The codec of a checkpoint, once a process."""
+    return EncodecModel.from_pretrained(name)
 
 
 def drawn_anew(encoded: Encoded, rng: np.random.Generator) -> Encoded:
