@@ -351,3 +351,11 @@ def test_replacing_serves_any_kind_of_file(tmp_path: Path) -> None:
         temporary.write_text("half")
         1 / 0
     assert [each.name for each in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    """safetensors gives a file to its owner alone, and a checkpoint is for whoever shares the folder."""
+    (tmp_path / "plain").touch()
+    with writing.replacing(tmp_path / "closed") as partial:
+        partial.touch(0o600)
+    assert (tmp_path / "closed").stat().st_mode == (tmp_path / "plain").stat().st_mode

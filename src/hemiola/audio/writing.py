@@ -24,6 +24,7 @@ def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         _refuse_place(path, force)
         yield temporary
         _refuse_place(path, force)
+        _open_to_others(temporary)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -35,6 +36,13 @@ def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
 def check_place(path: str | Path, *, force: bool = False) -> None:
     """Raise OutputError now for what `replacing` would refuse later: after long work, later is late."""
     _refuse_place(Path(path), force)
+
+
+def _open_to_others(path: Path) -> None:
+    """Let others read as far as the umask does, whoever wrote: safetensors lets nobody."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def _refuse_place(path: Path, force: bool) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hemiola.audio.writing import replacing
 from hemiola.backend import Backend
 from hemiola.blend.config import BlendConfig
 from hemiola.blend.layers_torch import ComponentWeights, Composer, Extractors, Tonality, silence
@@ -136,7 +137,8 @@ def save(network: BlendNetwork, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
+    with replacing(folder / keys.WEIGHTS, force=True) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(network.config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 

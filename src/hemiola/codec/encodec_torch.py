@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hemiola.audio.writing import replacing
 from hemiola.backend import Backend
 from hemiola.codec import plan, tiles
 from hemiola.codec.config import EncodecConfig
@@ -242,5 +243,6 @@ def save(model: Encodec, folder: str | Path, dtype: str = "float32") -> None:
     if dtype != "float32":
         kept = (name for name in tensors if not any(map(partial(fnmatch, name), IGNORABLE)))
         tensors = {name: tensors[name].to(getattr(torch, dtype)) for name in kept}
-    save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
+    with replacing(folder / keys.WEIGHTS, force=True) as unfinished:
+        save_file(tensors, unfinished, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hemiola.audio.writing import replacing
 from hemiola.codec.encodec_torch import Encodec, to_checkpoint
 from hemiola.errors import OutputError, WeightsError
 from hemiola.musicgen.config import MusicgenConfig
@@ -56,7 +57,8 @@ def save(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / keys.WEIGHTS, metadata={"format": "pt"})
+        with replacing(folder / keys.WEIGHTS, force=True) as partial:
+            save_file(tensors, partial, metadata={"format": "pt"})
         write_small(folder, small_files(config, dtype, recommended), Path(tokenizer))
     except OSError as error:
         raise OutputError(f"the checkpoint cannot be written to {folder} ({error}): choose another folder") from error

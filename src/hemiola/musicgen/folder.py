@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hemiola import backend as backends
+from hemiola.audio.writing import replacing
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError, OutputError
@@ -45,7 +46,8 @@ def convert(source: Path, target: Path, *, dtype: str, backend: str = "auto", al
             folder = Path(temporary) / target.name
             folder.mkdir()
             kept = {name: tensor for name, tensor in content.tensors.items() if name not in SURPLUS}
-            keys.write(folder / keys.WEIGHTS, kept, name, dtype)
+            with replacing(folder / keys.WEIGHTS) as partial:
+                keys.write(partial, kept, name, dtype)
             write_small(folder, files, content.tokenizer / tokenizers.FILE)
             del content, kept
             kind = MusicgenModel if tokenizers.FILE in _names(folder) else EncodecModel
