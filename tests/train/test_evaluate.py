@@ -159,6 +159,14 @@ def test_chroma_correlation_is_the_mean_of_pearsons_over_loud_frames() -> None:
     assert resynthesis.chroma_correlation(np.zeros((4, 12)), one[:4]) == 0
 
 
+def test_treble_is_what_lies_above_4_khz() -> None:
+    time = np.arange(32000)[None] / 32000
+    low, high = np.sin(2 * np.pi * 500 * time), 0.1 * np.sin(2 * np.pi * 6000 * time)
+    assert resynthesis.treble_db(low + 0.5 * high, low + high, 32000) == pytest.approx(-6.02, abs=0.01)
+    assert resynthesis.treble_db(0.1 * low + high, low + high, 32000) == pytest.approx(0, abs=0.01)
+    assert resynthesis.treble_db(0.1 * low, low, 32000) == pytest.approx(0, abs=0.01)
+
+
 def test_si_sdr_of_a_known_disturbance() -> None:
     t = np.arange(RATE) / RATE
     tone, other = np.sin(2 * np.pi * 440 * t)[None], np.sin(2 * np.pi * 660 * t)[None]

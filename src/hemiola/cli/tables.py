@@ -31,6 +31,7 @@ CODEC_ROWS = {
     "same_onsets": "onsets against the original's, F1",
     "si_sdr_db": "SI-SDR, dB",
     "mel_distance": "mel distance",
+    "treble_db": "level from 4 kHz up, dB",
     "tempo_within_4_percent": "still heard: tempo within 4 %",
     "drums": "still heard: drums or none",
     "key_and_mode": "still heard: key and mode",

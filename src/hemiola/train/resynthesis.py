@@ -26,11 +26,12 @@ _CHORD_SECONDS = 0.03  # notes that begin within this are one onset
 _FAINT = 0.01  # of the loudest frame: chroma of fainter frames is that of noise
 _MEL_WINDOWS = (64, 128, 256, 512, 1024)  # samples, those that EnCodec is trained with
 _NOISE_RMS = 0.13
+_TREBLE_HZ = 4000
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of one piece. F1 scores of onsets are at 50 ms; SI-SDR is in dB.
+    """What is left of one piece. F1 scores of onsets are at 50 ms; SI-SDR and what `treble_db` says are in dB.
 
     `codec_onsets` holds the resynthesis against the truth, `true_onsets` the original, `same_onsets` the resynthesis
     against what is heard in the original. The last five say whether the resynthesis is still heard as it should be.
@@ -43,6 +44,7 @@ class Kept:
     same_onsets: float
     si_sdr_db: float
     mel_distance: float
+    treble_db: float
     tempo_within_4_percent: bool
     drums: bool
     key_and_mode: bool
@@ -125,6 +127,7 @@ def _compared(back: _Back, sample_rate: int) -> Kept:
         same_onsets=onset_f1(back.onsets[1], back.onsets[0]),
         si_sdr_db=si_sdr_db(back.audio[1], back.audio[0]),
         mel_distance=mel_distance(back.audio[1], back.audio[0], sample_rate),
+        treble_db=treble_db(back.audio[1], back.audio[0], sample_rate),
         **{name: JUDGEMENTS[name].right(wanted, heard) for name in still},
     )
 
@@ -180,6 +183,17 @@ def mel_distance(output: Array, reference: Array, sample_rate: int) -> float:
     tensors = [torch.from_numpy(np.ascontiguousarray(each, np.float32))[None] for each in (output, reference)]
     with torch.no_grad():
         return float(multi_scale_mel(tensors[0], tensors[1], sample_rate, _MEL_WINDOWS))
+
+
+def treble_db(output: Array, reference: Array, sample_rate: int) -> float:
+    """How loud [channels, samples] is from 4 kHz up, against the reference: below 0 dB it is duller.
+
+    What lies 60 dB below the whole reference is not counted: with no treble on either side it is 0 dB.
+    """
+    output_power, power = (np.abs(np.fft.rfft(each, axis=-1)) ** 2 for each in (output, reference))
+    treble = np.fft.rfftfreq(reference.shape[-1], 1 / sample_rate) >= _TREBLE_HZ
+    unheard = 1e-6 * power.sum() + 1e-12
+    return float(10 * np.log10((output_power[:, treble].sum() + unheard) / (power[:, treble].sum() + unheard)))
 
 
 def kilobits_a_second(codec: EncodecModel) -> float:
