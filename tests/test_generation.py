@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import hemiola
 from hemiola import MusicGen, Request
 from hemiola.audio.dsp import rms
-from hemiola.errors import HemiolaError, InputError, WeightsError
+from hemiola.errors import BackendError, HemiolaError, InputError, WeightsError
 from hemiola.generation import Block, Result
 from hemiola.musicgen import windows
 
@@ -184,6 +184,8 @@ def test_the_function_is_the_class_in_short(music: MusicGen, tiny: Path) -> None
     assert isinstance(audio, hemiola.Audio)
     assert np.array_equal(audio.samples, result.audio.samples)
     assert audio.seconds == Fraction(3, 10)
+    with pytest.raises(BackendError, match="cannot quantise to 3 bits"):
+        hemiola.generate("slow piano", seconds="0.3", model=tiny, device="cpu", backend="torch", quantize=3)
 
 
 def test_the_clock_is_the_codecs(music: MusicGen) -> None:

@@ -224,6 +224,7 @@ def generate(
     backend: str = "auto",
     device: str = "auto",
     dtype: str = "float32",
+    quantize: int | None = None,
     **settings: Any,
 ) -> Audio:
     """Music for a prompt, exactly `seconds` long; `settings` are the other fields of Request.
@@ -231,13 +232,13 @@ def generate(
     The model stays loaded for the next call. Raises InputError, WeightsError or BackendError.
     """
     request = Request(prompt, seconds, seed, **settings)
-    loaded = _loaded(str(model), backend, device, dtype)
+    loaded = _loaded(str(model), backend, device, dtype, quantize)
     return loaded.generate([request])[0].audio
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, backend: str, device: str, dtype: str) -> MusicGen:
-    return MusicGen.from_pretrained(model, backend=backend, device=device, dtype=dtype)
+def _loaded(model: str, backend: str, device: str, dtype: str, quantize: int | None) -> MusicGen:
+    return MusicGen.from_pretrained(model, backend=backend, device=device, dtype=dtype, quantize=quantize)
 
 
 @dataclass(eq=False)
