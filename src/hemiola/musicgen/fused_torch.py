@@ -53,7 +53,6 @@ class FusedDecoder:
 
     def __init__(self, config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None:
         self.config = config
-        self.kept_as = tensors["lm_heads.0.weight"].dtype  # of the keys and values that steps leave for later ones
         stack = keys.under(tensors, "model.decoder.")
         books = range(config.num_codebooks)
         self.embeddings = torch.concatenate([stack[f"embed_tokens.{k}.weight"] for k in books])
@@ -137,11 +136,7 @@ def plus_times(total: Tensor, hidden: Tensor, matrix: Matrix) -> Tensor:
 
 
 def quantize(decoder: FusedDecoder) -> None:
-    """Keep the matrices of every step in 8 bits; embeddings, norms and the text projection stay as they are.
-
-    Keys and values are kept in bfloat16: late in a window there is more of them to read than of weights.
-    """
-    decoder.kept_as = torch.bfloat16
+    """Keep the matrices of every step in 8 bits; embeddings, norms and the text projection stay as they are."""
     for index, layer in enumerate(decoder.layers):
         decoder.layers[index] = _packed(layer)
     decoder.heads = _packed(decoder.heads)

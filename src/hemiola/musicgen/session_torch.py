@@ -26,7 +26,7 @@ DECODER_IGNORABLE = ("model.decoder.embed_positions.weights",)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: Tensor | None = None) -> Tensor:
-    return F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=allowed, is_causal=causal).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal)
 
 
 class Session:
@@ -46,7 +46,7 @@ class Session:
         openings = [] if config.melody is None else self._openings(batch, states)
         self._open(openings, batch.steps)
         shape = (2, self.rows, config.num_attention_heads, self.ahead + batch.steps, config.head_dim)
-        self.caches = [like.new_empty(shape, dtype=decoder.kept_as) for _ in decoder.layers]
+        self.caches = [like.new_empty(shape) for _ in decoder.layers]
         self._read_text(states if config.melody is None else [None] * self.rows)
 
     def _openings(self, batch: Batch, states: Sequence[Tensor | None]) -> list[Tensor]:
@@ -78,7 +78,7 @@ class Session:
         longest = max((len(each) for each in states if each is not None), default=0)
         config, like = self.decoder.config, self.decoder.embeddings
         shape = (2, self.text_rows, config.num_attention_heads, longest, config.head_dim)
-        self.text_caches = [like.new_zeros(shape, dtype=self.decoder.kept_as) for _ in self.decoder.layers]
+        self.text_caches = [like.new_zeros(shape) for _ in self.decoder.layers]
         allowed = torch.zeros(self.text_rows, 1, 1, longest, dtype=torch.bool)
         for row, each in enumerate(states[: self.text_rows]):
             # A row with no text sees one key of zeros, whose value is 0: an empty softmax would be NaN.
