@@ -14,15 +14,12 @@ import argparse
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
-from fit_ears import RATE, degraded
+from fit_ears import RATE, degraded, drawn_anew, loaded
 from safetensors.numpy import save_file
 
-from hemiola.codec.encoded import Encoded
-from hemiola.codec.model import EncodecModel
 from hemiola.synth.compose import compose
 from hemiola.synth.instruments import GUESTS, LEADS
 from hemiola.synth.score import Brief
@@ -82,21 +79,6 @@ def heard_in_one(split: str, seconds: str, codec_name: str, index: int) -> list[
     versions["codec"] = codec.decode(encoded)[0]
     versions["codec, drawn anew"] = codec.decode(drawn_anew(encoded, rng))[0]
     return [(name, Sound.of(samples, RATE).timbre()) for name, samples in versions.items()]
-
-
-@cache
-def loaded(name: str) -> EncodecModel:
-    """The codec of a checkpoint, once a process."""
-    return EncodecModel.from_pretrained(name)
-
-
-def drawn_anew(encoded: Encoded, rng: np.random.Generator) -> Encoded:
-    """Codes of which a share, up to a half, of each codebook from the third on is drawn at random."""
-    codes = encoded.chunks[0].copy()
-    fine = codes[:, 2:]
-    missed = rng.random(fine.shape) < rng.uniform(0, 0.5)
-    fine[missed] = rng.integers(fine.max() + 1, size=missed.sum())
-    return replace(encoded, chunks=(codes,))
 
 
 def fitted(inputs: np.ndarray, target: np.ndarray, version: np.ndarray) -> dict[str, np.ndarray]:
