@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hemiola.errors import OutputError
@@ -22,9 +23,12 @@ def replacing(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     temporary = path.parent / f".hemiola-{secrets.token_hex(4)}{path.suffix}"
     try:
         _refuse_place(path, force)
+        mode = _mode_of_new(temporary)
         yield temporary
         _refuse_place(path, force)
-        _open_to_others(temporary)
+        # What a library wrote may be its owner's alone. Where modes cannot be set, the work is not lost for that.
+        with suppress(OSError):
+            temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -38,11 +42,12 @@ def check_place(path: str | Path, *, force: bool = False) -> None:
     _refuse_place(Path(path), force)
 
 
-def _open_to_others(path: Path) -> None:
-    """Let others read as far as the umask does, whoever wrote: safetensors lets nobody."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
+def _mode_of_new(path: Path) -> int:
+    """The mode that a new file gets there; nothing is left. The umask itself could only be read by changing it."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 def _refuse_place(path: Path, force: bool) -> None:
