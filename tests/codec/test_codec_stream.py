@@ -14,7 +14,7 @@ import torch
 from hemiola.codec import tiles
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import DecoderStream, Encodec, EncoderStream
-from hemiola.codec.encoded import Part
+from hemiola.codec.encoded import Encoded, Part
 from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError
 
@@ -122,6 +122,11 @@ def test_a_stream_of_any_length_and_blocks_is_the_whole(name: str, seed: int) ->
     longest = int(rng.integers(1, samples + 1)) if name != "48khz" else 40000
     encoded = model.encode(audio)
     parts = list(model.encode_stream(cut(audio, rng, longest, least=1)))
+    gathered = Encoded.of(iter(parts), lambda: samples, chunked=name == "48khz")
+    assert (gathered.length, gathered.batched) == (samples, False)
+    assert all(map(np.array_equal, gathered.chunks, encoded.chunks)) and len(gathered.chunks) == len(encoded.chunks)
+    assert all(map(np.array_equal, gathered.scales or (), encoded.scales or ()))
+    assert len(gathered.scales or ()) == len(encoded.scales or ())
     if name == "48khz":
         for index, (part, codes, scale) in enumerate(zip(parts, encoded.chunks, encoded.scales or (), strict=True)):
             assert np.array_equal(part.codes, codes)

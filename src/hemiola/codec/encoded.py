@@ -25,14 +25,14 @@ class Encoded:
 
     @classmethod
     def of(cls, parts: Iterable[Part], length: Callable[[], int], chunked: bool) -> Encoded:
-        """What `EncodecModel.encode` gives, of the parts of one stream; its samples are asked for after the last part.
+        """What `EncodecModel.encode` gives, of the parts of one piece; its samples are asked for after the last part.
 
         Parts are copied to one place as they come and let go. Kept as they are, small arrays among those of the layers,
         they would keep malloc from using that memory again for the next part: a gigabyte an hour.
         """
         codes, shapes, scales = bytearray(), [], []
         for part in parts:
-            codes += part.codes.tobytes()
+            codes += part.codes.astype(np.int32, copy=False).tobytes()
             shapes.append(part.codes.shape)
             scales += [] if part.scale is None else [float(part.scale[0, 0])]
         ends = np.cumsum([0, *map(math.prod, shapes)]).tolist()
