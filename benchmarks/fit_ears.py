@@ -190,12 +190,13 @@ def crossed(heard: Heard) -> list[str]:
 
 
 def written(drums: np.ndarray, keys: np.ndarray, heard: Heard, settings: argparse.Namespace, found: list[str]) -> str:
-    versions = "as they are, degraded, and through the bundled codec" if settings.codec else "as they are and degraded"
+    coded = "through a codec, and with its codes drawn anew" if settings.codec else "and nothing else"
     names = Sound.of(np.random.default_rng(0).standard_normal(RATE), RATE).drum_features()
     lines = [
         '"""What the ears know of drums and keys: constants that benchmarks/fit_ears.py fitted and wrote.',
         "",
-        f"Fitted on {settings.pieces} pieces of synthetic music of the train split, {versions}.",
+        f"Fitted on {settings.pieces} pieces of synthetic music of the train split, as they are, degraded,",
+        f"{coded}.",
         f"Right on the first {settings.test_pieces} of the test split:",
         *(f"    {each}" for each in found),
         '"""',
