@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the bundled model from nothing: composes the music, trains the codec, then its decoder twice more, at last
 # against discriminators, and the language model on the codec's tokens, first in short parts and then in whole pieces.
-# About five hours on two cores. Interrupted? Add --resume to the step that was cut.
+# About five hours on two cores, going by its stages. Interrupted? Add --resume to the step that was cut.
 # Run it in a checkout where `make test` has installed what training needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
