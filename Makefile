@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[torch,mlx,train,tensorboard,inspect]' --group dev
+	$(PIP) -e '.[torch,mlx,fast,train,tensorboard,inspect]' --group dev
 	@touch $@
 
 demo: $(VENV)/.installed

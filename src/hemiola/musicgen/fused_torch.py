@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.int8_torch import Int8Matrix
 from hemiola.weights import keys
 
+if TYPE_CHECKING:
+    from hemiola.musicgen.compiled_torch import Kernels, Packed
+
 NORM_EPSILON = 1e-5
 
-Matrix = Tensor | Int8Matrix  # [in, out]
+Matrix = Union[Tensor, Int8Matrix, "Packed"]  # [in, out]
 Norm = tuple[Tensor, Tensor]  # weight and bias
 
 
@@ -60,6 +63,7 @@ class FusedDecoder:
         self.offsets = torch.arange(config.num_codebooks, device=self.embeddings.device) * (config.vocab_size + 1)
         self.layers = [_fuse(keys.under(stack, f"layers.{index}.")) for index in range(config.num_hidden_layers)]
         self.norm = _norm(stack["layer_norm.weight"], stack["layer_norm.bias"])
+        self.kernels: Kernels | None = None  # which take single steps, where they are used
         self.projection = keys.under(tensors, "enc_to_dec_proj.")
         self.melody_projection = keys.under(tensors, "audio_enc_to_dec_proj.")
 
@@ -127,12 +131,14 @@ def normed(hidden: Tensor, norm: Norm) -> Tensor:
 
 def times(hidden: Tensor, matrix: Matrix) -> Tensor:
     """Hidden [n, in] -> [n, out]."""
-    return matrix.times(hidden) if isinstance(matrix, Int8Matrix) else hidden @ matrix
+    return hidden @ matrix if isinstance(matrix, Tensor) else matrix.times(hidden)
 
 
 def plus_times(total: Tensor, hidden: Tensor, matrix: Matrix) -> Tensor:
     """A residual sum, made by the product itself."""
-    return matrix.plus_times(total, hidden) if isinstance(matrix, Int8Matrix) else torch.addmm(total, hidden, matrix)
+    if isinstance(matrix, Tensor):
+        return torch.addmm(total, hidden, matrix)
+    return matrix.plus_times(total, hidden)
 
 
 def quantize(decoder: FusedDecoder) -> None:

@@ -1,0 +1,208 @@
+"""A decoder in compiled kernels, for PyTorch on a CPU: its matrices packed, and steps that a team of threads takes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hemiola.musicgen import products_numba, step_numba
+from hemiola.musicgen.config import DecoderConfig
+from hemiola.musicgen.fused_torch import FusedDecoder
+from hemiola.musicgen.kernels_numba import BYTES, FLOATS, HALVES, INPUTS, LANES, supported
+from hemiola.musicgen.products_numba import Bytes, Plain
+from hemiola.musicgen.step_numba import Board, Memory, Weights
+
+_KINDS = {"int8": BYTES, "bfloat16": HALVES, "float32": FLOATS}
+_LARGEST = 127
+# Of 255 steps: what GELU gives hardly goes below 0, so that most of them are above it.
+_STEPS, _ACTIVATED_STEPS = (127, 127), (224, 31)
+_LINE = 8  # int64 in a line of the processor's cache
+
+
+def fits(config: DecoderConfig, held: str) -> bool:
+    """Whether kernels for matrices in `held` (int8, bfloat16, float32) run on this machine, and suit these sizes."""
+    sizes = config.head_dim, config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
+    return supported(_KINDS[held]) and not any(size % LANES for size in sizes)
+
+
+class Team:
+    """Threads that carry out one task together, one task at a time."""
+
+    def __init__(self) -> None:
+        self.most = os.cpu_count() or 1
+        self.others = ThreadPoolExecutor(self.most, thread_name_prefix="hemiola")
+        self.lock = threading.Lock()
+
+    def run(self, task: Callable[..., None], *arguments: Any, counts: np.ndarray | None = None) -> None:
+        """Call task(part, parts, *arguments) in as many threads as torch uses.
+
+        Where they meet at `counts`, nobody waits for a thread that could not begin.
+        """
+        parts = min(torch.get_num_threads(), self.most)
+        with self.lock:
+            try:
+                others = [self.others.submit(task, part, parts, *arguments) for part in range(1, parts)]
+                task(0, parts, *arguments)
+                for each in others:
+                    each.result()
+            except BaseException:
+                if counts is not None:
+                    counts[1] = 1
+                raise
+
+
+@cache
+def team() -> Team:
+    """The process's own team; one that was forked has none of its parent's threads."""
+    return Team()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=team.cache_clear)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """One layer's matrix [in, out] among those of all layers."""
+
+    matrices: Bytes | Plain
+    layer: int
+    outputs: int
+
+    def times(self, hidden: Tensor) -> Tensor:
+        """Hidden [rows, in] float32 -> [rows, out]."""
+        return self._product(hidden, hidden.new_empty(len(hidden), self.outputs), adding=False)
+
+    def plus_times(self, total: Tensor, hidden: Tensor) -> Tensor:
+        """Total [rows, out] + hidden [rows, in] times the matrix."""
+        return self._product(hidden, total.clone(memory_format=torch.contiguous_format), adding=True)
+
+    def _product(self, hidden: Tensor, out: Tensor, adding: bool) -> Tensor:
+        arguments = self.matrices, self.layer, hidden.contiguous().numpy(), out.numpy(), adding
+        team().run(products_numba.product, *arguments)
+        return out
+
+
+class Kernels:
+    """A decoder's weights as the kernels read them."""
+
+    def __init__(self, decoder: FusedDecoder, held: str) -> None:
+        """Take the matrices of `decoder`, float32 and of a size that `fits`, and leave packed ones in their place.
+
+        `held` is what they are kept in: int8, bfloat16 or float32.
+        """
+        config = self.config = decoder.config
+        self.kind = _KINDS[held]
+        layers = decoder.layers
+        readers = [layer.reader for layer in layers if layer.reader is not None]
+        norms = [
+            (each.self_norm, each.reader.norm if each.reader else each.last_norm, each.last_norm) for each in layers
+        ]
+        music = {name: self._pack(layers, name) for name in ("self_qkv", "self_out", "fc1", "fc2")}
+        text = {name: self._pack(readers, name) for name in ("query", "key_value", "out")} if readers else {}
+        heads = self._pack([decoder], "heads")
+        self.weights = Weights(
+            norms=torch.stack([torch.stack([torch.stack(norm) for norm in each]) for each in norms]).numpy(),
+            self_qkv=music["self_qkv"],
+            self_out=music["self_out"],
+            # Where there are no readers, something of the type of what is never read.
+            query=text.get("query", music["self_out"]),
+            read_out=text.get("out", music["self_out"]),
+            fc1=music["fc1"],
+            fc2=music["fc2"],
+            last_norm=torch.stack(decoder.norm).numpy(),
+            heads=heads,
+        )
+        for index, layer in enumerate(layers):
+            reader = _with(layer.reader, text, index) if layer.reader else None
+            layers[index] = replace(_with(layer, music, index), reader=reader)
+        decoder.heads = Packed(heads, 0, config.num_codebooks * config.vocab_size)
+
+    def begin(self, first: Sequence[int], places: int, texts: Sequence[Tensor], ends: Sequence[int]) -> Steps:
+        """Begin a batch whose rows start at the places `first` and have `places`; see Steps."""
+        return Steps(self, first, places, texts, ends)
+
+    def _pack(self, layers: Sequence[Any], name: str) -> Bytes | Plain:
+        """The matrices [in, out] of that name in all layers."""
+        ins, outs = getattr(layers[0], name).shape
+        above, below = _ACTIVATED_STEPS if name == "fc2" else _STEPS
+        inputs = INPUTS[self.kind]
+        number = {BYTES: torch.int8, HALVES: torch.bfloat16, FLOATS: torch.float32}[self.kind]
+        packed = torch.empty(len(layers), outs // LANES, ins // inputs, LANES, inputs, dtype=number)
+        scales = torch.ones(len(layers), outs)
+        excess = torch.zeros(len(layers), outs, dtype=torch.int32)
+        for index, layer in enumerate(layers):
+            weight = getattr(layer, name).t()
+            if self.kind == BYTES:
+                scales[index] = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
+                weight = (weight / scales[index, :, None]).round_()
+                excess[index] = below * weight.sum(1)
+            packed[index] = weight.reshape(outs // LANES, LANES, -1, inputs).transpose(1, 2)
+        plain = packed.flatten(1)
+        if self.kind == BYTES:
+            return Bytes(plain.numpy(), scales.numpy(), excess.numpy(), float(above), float(below))
+        return Plain(_numbers(plain))
+
+    def memory(self, first: Sequence[int], stop: Sequence[int], places: int) -> Memory:
+        """Room for keys and values of `places` places, for as many rows as `first` and `stop` say."""
+        config, inputs = self.config, INPUTS[HALVES if self.kind == BYTES else self.kind]
+        shape = config.num_hidden_layers, len(first), config.num_attention_heads
+        blocks = max(-(-places // LANES), 1)
+        number = torch.float32 if self.kind == FLOATS else torch.bfloat16
+        keys = torch.zeros(*shape, blocks, config.head_dim // inputs, LANES, inputs, dtype=number)
+        values = torch.zeros(*shape, config.head_dim // LANES, blocks * LANES // inputs, LANES, inputs, dtype=number)
+        return Memory(_numbers(keys), _numbers(values), np.array(first, np.int64), np.array(stop, np.int64))
+
+
+class Steps:
+    """One batch's memory, and the steps that read and write it."""
+
+    def __init__(
+        self, kernels: Kernels, first: Sequence[int], places: int, texts: Sequence[Tensor], ends: Sequence[int]
+    ) -> None:
+        """Rows begin at the places `first`; texts [2, readers, heads, L, n] of every layer end at `ends`."""
+        config, rows = kernels.config, len(first)
+        self.kernels = kernels
+        self.music = kernels.memory(first, [0] * rows, places)
+        self.text = kernels.memory([0] * len(ends), ends, max(ends, default=0))
+        for index, pair in enumerate(texts):
+            self._write(self.text, index, pair)
+        sizes = config.hidden_size, config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
+        self.board = Board(np.zeros((2, _LINE), np.int64), *(np.zeros((rows, size), np.float32) for size in sizes))
+
+    def remember(self, index: int, pair: Tensor) -> None:
+        """Keys and values [2, rows, heads, n, head_dim] of layer `index`, from the first place on."""
+        self._write(self.music, index, pair)
+
+    def __call__(self, hidden: Tensor, place: int) -> Tensor:
+        """Hidden [rows, d] at `place` -> logits [rows, K * vocab], which hold until the next step."""
+        self.board.counts[:] = 0
+        self.board.hidden[:] = hidden.numpy()
+        arguments = self.kernels.weights, self.music, self.text, self.board, place
+        team().run(step_numba.step, *arguments, counts=self.board.counts)
+        return torch.from_numpy(self.board.logits)
+
+    @staticmethod
+    def _write(memory: Memory, index: int, pair: Tensor) -> None:
+        keys, values = pair.contiguous().numpy()
+        team().run(step_numba.remember, memory, index, keys, values)
+
+
+def _with(holder: Any, packed: Mapping[str, Any], index: int) -> Any:
+    """A layer or a reader, with packed matrices in place of its own."""
+    own = {name: Packed(each, index, getattr(holder, name).shape[1]) for name, each in packed.items()}
+    return replace(holder, **own)
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """The tensor's own memory; bfloat16, which numpy does not know, as bits."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

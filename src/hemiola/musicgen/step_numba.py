@@ -1,0 +1,218 @@
+"""One step of decoding, as every thread of a team carries it out.
+
+A thread has its share of the heads and of every product's outputs. Where it needs what the others made, all meet; in
+between nothing is called, and no weight is read twice. Numbers are those of session_torch.py: sums in float32 or, of
+bytes, in exact integers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hemiola.musicgen.kernels_numba import LANES, compiled, meet
+from hemiola.musicgen.products_numba import give, kept, multiply, room, spread
+
+_F32 = np.float32
+_NORM_EPSILON = _F32(1e-5)
+_LOWEST = np.finfo(np.float32).min
+
+
+class Weights(NamedTuple):
+    """A decoder; each part is of all layers."""
+
+    norms: np.ndarray  # float32 [layers, 3, 2, d]: before self-attention, reading and feed-forward; weights, biases
+    self_qkv: Any
+    self_out: Any
+    query: Any
+    read_out: Any
+    fc1: Any
+    fc2: Any
+    last_norm: np.ndarray  # float32 [2, d]
+    heads: Any
+
+
+class Memory(NamedTuple):
+    """Keys and values of a batch, uint16 (bfloat16) or float32, packed as matrices are: attention is two products.
+
+    `inputs` are two in bfloat16, one in float32. What was not written is 0.
+    """
+
+    keys: np.ndarray  # [layers, rows, heads, places / LANES, n / inputs, LANES, inputs]
+    values: np.ndarray  # [layers, rows, heads, n / LANES, places / inputs, LANES, inputs]
+    first: np.ndarray  # int64 [rows], the first place that a row sees
+    stop: np.ndarray  # int64 [rows], where a row's text ends
+
+
+class Board(NamedTuple):
+    """What the threads write for each other, float32, and where they meet."""
+
+    counts: np.ndarray  # int64 [2, n], as `meet` wants them
+    hidden: np.ndarray  # [rows, d]
+    mixed: np.ndarray  # [rows, d]
+    inner: np.ndarray  # [rows, ffn_dim]
+    logits: np.ndarray  # [rows, K * vocab]
+
+
+@compiled
+def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any, place: int) -> None:
+    """What thread `part` of `parts` does for the step at `place`: board.hidden in, board.logits out.
+
+    `text` has the first rows only, or none: attention to no text is exactly 0.
+    """
+    hidden, mixed, inner, logits = board.hidden, board.mixed, board.inner, board.logits
+    rows, width = hidden.shape
+    readers, heads = len(text.first), music.keys.shape[2]
+    n = width // heads
+    given, wide = room(weights.self_qkv, rows, width), room(weights.fc2, rows, inner.shape[1])
+    flat, steps = np.empty(width, np.float32), np.empty(rows, np.float32)
+    fused = np.empty((rows, 3 * width), np.float32)
+    scores = np.empty(LANES * max(music.keys.shape[3], text.keys.shape[3]), np.float32)
+    first_head, last_head = heads * part // parts, heads * (part + 1) // parts
+    first, last = _share(width, part, parts)
+    first_inner, last_inner = _share(inner.shape[1], part, parts)
+    for layer in range(len(weights.norms)):
+        norms = weights.norms[layer]
+        for row in range(rows):
+            _norm(hidden[row], norms[0], flat)
+            give(weights.self_qkv, flat, given[row], steps, row)
+        for kind in range(3):
+            start = kind * width
+            multiply(weights.self_qkv, layer, given, steps, start + first_head * n, start + last_head * n, fused, False)
+        for row in range(rows):
+            for head in range(first_head, last_head):
+                query, key, value = fused[row].reshape(3, heads, n)[:, head]
+                _remember(music, layer, row, head, place, key, value)
+                _attend(query, music, layer, row, head, place + 1, mixed[row].reshape(heads, n)[head], scores)
+        meet(board.counts, parts)
+        for row in range(rows):
+            give(weights.self_out, mixed[row], given[row], steps, row)
+        multiply(weights.self_out, layer, given, steps, first, last, hidden, True)
+        meet(board.counts, parts)
+        if readers:
+            for row in range(readers):
+                _norm(hidden[row], norms[1], flat)
+                give(weights.query, flat, given[row], steps, row)
+            multiply(weights.query, layer, given[:readers], steps, first_head * n, last_head * n, fused, False)
+            for row in range(readers):
+                for head in range(first_head, last_head):
+                    query = fused[row].reshape(3, heads, n)[0, head]
+                    _attend(query, text, layer, row, head, text.stop[row], mixed[row].reshape(heads, n)[head], scores)
+            meet(board.counts, parts)
+            for row in range(readers):
+                give(weights.read_out, mixed[row], given[row], steps, row)
+            multiply(weights.read_out, layer, given[:readers], steps, first, last, hidden, True)
+            meet(board.counts, parts)
+        for row in range(rows):
+            _norm(hidden[row], norms[2], flat)
+            give(weights.fc1, flat, given[row], steps, row)
+        multiply(weights.fc1, layer, given, steps, first_inner, last_inner, inner, False)
+        for row in range(rows):
+            _gelu(inner[row, first_inner:last_inner])
+        meet(board.counts, parts)
+        for row in range(rows):
+            give(weights.fc2, inner[row], wide[row], steps, row)
+        multiply(weights.fc2, layer, wide, steps, first, last, hidden, True)
+        meet(board.counts, parts)
+    for row in range(rows):
+        _norm(hidden[row], weights.last_norm, flat)
+        give(weights.heads, flat, given[row], steps, row)
+    first, last = _share(logits.shape[1], part, parts)
+    multiply(weights.heads, 0, given, steps, first, last, logits, False)
+
+
+@compiled
+def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+    """Write down keys and values [rows, heads, places, n] from place 0 on: the heads that are thread `part`'s share."""
+    rows, heads, places, _ = keys.shape
+    for row in range(rows):
+        for head in range(heads * part // parts, heads * (part + 1) // parts):
+            for place in range(places):
+                _remember(memory, layer, row, head, place, keys[row, head, place], values[row, head, place])
+
+
+@compiled
+def _share(count: int, part: int, parts: int) -> tuple[int, int]:
+    blocks = count // LANES
+    return blocks * part // parts * LANES, blocks * (part + 1) // parts * LANES
+
+
+@compiled
+def _norm(source: np.ndarray, norm: np.ndarray, out: np.ndarray) -> None:
+    total = _F32(0)
+    for k in range(len(source)):
+        total += source[k]
+    mean = total / _F32(len(source))
+    total = _F32(0)
+    for k in range(len(source)):
+        away = source[k] - mean
+        total += away * away
+    rate = _F32(1) / np.sqrt(total / _F32(len(source)) + _NORM_EPSILON)
+    for k in range(len(source)):
+        out[k] = (source[k] - mean) * rate * norm[0, k] + norm[1, k]
+
+
+@compiled
+def _remember(memory: Any, layer: int, row: int, head: int, place: int, key: np.ndarray, value: np.ndarray) -> None:
+    """Write a key and a value [n] down."""
+    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
+    inputs = keys.shape[3]
+    for k in range(len(key)):
+        keys[place // LANES, k // inputs, place % LANES, k % inputs] = kept(key[k], keys)
+        values[k // LANES, place // inputs, k % LANES, place % inputs] = kept(value[k], values)
+
+
+@compiled
+def _attend(
+    query: np.ndarray, memory: Any, layer: int, row: int, head: int, stop: int, out: np.ndarray, scores: np.ndarray
+) -> None:
+    """One head of one row: its query [n] over what it remembers before the place `stop` -> out [n]."""
+    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
+    inputs, n, start = keys.shape[3], len(query), memory.first[row]
+    spread(keys, start // LANES, (stop + LANES - 1) // LANES, 0, n // inputs, query, scores)
+    rate, largest, total = _F32(1) / np.sqrt(_F32(n)), _LOWEST, _F32(0)
+    for place in range(start, stop):
+        largest = max(largest, scores[place])
+    for place in range(start, stop):
+        scores[place] = _exp((scores[place] - largest) * rate)
+        total += scores[place]
+    for place in range(start, stop):
+        scores[place] /= total
+    # A group may hold a place before the first, or one that is not written yet.
+    begin, end = start // inputs, (stop + inputs - 1) // inputs
+    scores[begin * inputs : start] = _F32(0)
+    scores[stop : end * inputs] = _F32(0)
+    spread(values, 0, n // LANES, begin, end - begin, scores[begin * inputs :], out)
+
+
+@compiled
+def _exp(x: Any) -> Any:
+    """Within two units in the last place, for x <= 0: a power of two, and a series on half an octave to either side."""
+    x = max(x, _F32(-87.0))
+    octaves = np.floor(x * _F32(math.log2(math.e)) + _F32(0.5))
+    rest = x - octaves * _F32(0.693145751953125) - octaves * _F32(math.log(2) - 0.693145751953125)
+    power = _F32(1 / 5040)
+    power = power * rest + _F32(1 / 720)
+    power = power * rest + _F32(1 / 120)
+    power = power * rest + _F32(1 / 24)
+    power = power * rest + _F32(1 / 6)
+    power = power * rest + _F32(1 / 2)
+    power = power * rest * rest + rest + _F32(1)
+    return power * np.int32((np.int32(octaves) + 127) << 23).view(np.float32)
+
+
+@compiled
+def _gelu(inner: np.ndarray) -> None:
+    """In place, with the error function of Abramowitz and Stegun 7.1.26: within 1.5e-7."""
+    for k in range(len(inner)):
+        size = abs(inner[k])
+        z = size * _F32(math.sqrt(0.5))
+        t = _F32(1) / (_F32(1) + _F32(0.3275911) * z)
+        tail = _F32(1.061405429)
+        tail = tail * t - _F32(1.453152027)
+        tail = tail * t + _F32(1.421413741)
+        tail = tail * t - _F32(0.284496736)
+        tail = (tail * t + _F32(0.254829592)) * t * _exp(-z * z)
+        inner[k] = _F32(0.5) * (inner[k] + size * (_F32(1) - tail))
