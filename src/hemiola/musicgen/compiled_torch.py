@@ -37,13 +37,13 @@ def fits(config: DecoderConfig, held: str) -> bool:
 class Team:
     """Threads that carry out one task together, one task at a time."""
 
-    def __init__(self) -> None:
-        self.most = os.cpu_count() or 1
-        self.others = ThreadPoolExecutor(self.most, thread_name_prefix="hemiola")
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.others = ThreadPoolExecutor(most, thread_name_prefix="hemiola")
         self.lock = threading.Lock()
 
     def run(self, task: Callable[..., None], *arguments: Any, counts: np.ndarray | None = None) -> None:
-        """Call task(part, parts, *arguments) in as many threads as torch uses.
+        """Call task(part, parts, *arguments) in as many threads as torch uses, of the `most` that there are.
 
         Where they meet at `counts`, nobody waits for a thread that could not begin.
         """
@@ -63,7 +63,7 @@ class Team:
 @cache
 def team() -> Team:
     """The process's own team; one that was forked has none of its parent's threads."""
-    return Team()
+    return Team(os.cpu_count() or 1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,331 @@
+"""Compiled kernels: products by hand, steps beside torch's own, teams of threads, and machines that have none of it."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hemiola.backend import choose
+from hemiola.bench.generate_torch import guided_logits
+from hemiola.codec.config import EncodecConfig
+from hemiola.codec.encodec_torch import Encodec
+from hemiola.musicgen import checkpoint_torch, session_torch
+from hemiola.musicgen.batch import Job
+from hemiola.musicgen.config import DecoderConfig, MelodyConfig, T5Config
+from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.model import MusicgenModel
+from hemiola.musicgen.sampling import Sampling
+from hemiola.musicgen.t5_torch import T5Encoder
+
+# Where it cannot be installed, or the processor has no such instructions, torch takes the steps.
+pytest.importorskip("numba")
+
+from hemiola.musicgen import compiled_torch, kernels_numba, step_numba
+from hemiola.musicgen.compiled_torch import Kernels, Team, team
+from hemiola.musicgen.fused_torch import FusedDecoder
+
+HELD = ("float32", "bfloat16", "int8")
+if not all(kernels_numba.supported(kind) for kind in (kernels_numba.BYTES, kernels_numba.FLOATS)):
+    pytest.skip("this processor has no AVX-512", allow_module_level=True)
+
+WORDS = ["slow", "piano", "with", "rain", "calm", "bright", "drums", "bass"]
+SIZES = DecoderConfig(64, 64, 3, 4, 80, initializer_factor=0.3)
+MELODY = MelodyConfig(chroma_length=7)
+PROMPT = np.random.default_rng(2).integers(64, size=(4, 6))
+JOBS = [
+    Job("slow piano with rain", 41, seed=1),
+    Job("calm", 13, seed=2, sampling=Sampling(top_k=5)),
+    Job(None, 30, seed=3),
+    Job("bright drums", 17, seed=4, sampling=Sampling(guidance=1, temperature=0)),
+    Job("calm", 26, seed=2, variation=1, negative="drums bass"),
+    Job("slow bass", 19, seed=6, prompt=PROMPT),
+]
+
+
+def written(folder: Path, config: DecoderConfig) -> Path:
+    torch.manual_seed(1)
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    text = T5Encoder(T5Config(vocab_size=20, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4))
+    codec = EncodecConfig(
+        target_bandwidths=(2.4,),
+        sampling_rate=800,
+        num_filters=2,
+        hidden_size=8,
+        codebook_size=64,
+        upsampling_ratios=(4, 2),
+        num_lstm_layers=1,
+    )
+    parts = text, Decoder(config, text_width=16), Encodec(codec)
+    checkpoint_torch.save(folder / "model", *parts, folder / "tokenizer.json")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    kinds = {
+        "mono": SIZES,
+        "stereo": replace(SIZES, num_codebooks=8, audio_channels=2),
+        "melody": replace(SIZES, melody=MELODY),
+    }
+    return {name: written(tmp_path_factory.mktemp(name), config) for name, config in kinds.items()}
+
+
+def loaded(folder: Path | str, dtype: str, compiled: bool) -> MusicgenModel:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_torch, "COMPILED_FROM", 0 if compiled else math.inf)
+        model = MusicgenModel.from_pretrained(folder, backend="torch", device="cpu", dtype=dtype)
+    assert (model._engine.decoder.kernels is not None) == compiled
+    return model
+
+
+def tokens(model: MusicgenModel, *jobs: Job) -> list[np.ndarray]:
+    (codes,) = model.tokens(jobs)
+    return [rows[:, : job.frames] for job, rows in zip(jobs, codes)]
+
+
+@pytest.fixture
+def threads() -> Callable[[int], None]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def product(held: str, weight: np.ndarray, hidden: np.ndarray, total: np.ndarray | None = None) -> np.ndarray:
+    """Hidden times a weight [out, in] that is the second of three layers."""
+
+    class Layer:
+        def __init__(self, weight: np.ndarray) -> None:
+            self.matrix = torch.tensor(weight).t()
+
+    kernels = object.__new__(Kernels)
+    kernels.kind = compiled_torch._KINDS[held]
+    matrices = kernels._pack([Layer(weight * scale) for scale in (2, 1, 3)], "matrix")
+    packed = compiled_torch.Packed(matrices, 1, len(weight))
+    given = torch.tensor(hidden)
+    return (packed.times(given) if total is None else packed.plus_times(torch.tensor(total), given)).numpy()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    held=st.sampled_from(HELD),
+    rows=st.integers(1, 15),
+    blocks=st.integers(1, 11),
+    groups=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+    adding=st.booleans(),
+)
+def test_a_product_is_what_a_sum_by_hand_says(
+    held: str, rows: int, blocks: int, groups: int, seed: int, adding: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(16 * blocks, 16 * groups)).astype(np.float32)
+    hidden = (rng.normal(size=(rows, 16 * groups)) * 10.0 ** rng.integers(-3, 3, (rows, 1))).astype(np.float32)
+    total = rng.normal(size=(rows, 16 * blocks)).astype(np.float32) if adding else None
+    exact_weight, exact_hidden = weight.astype(np.float64), hidden.astype(np.float64)
+    if held == "bfloat16":
+        exact_weight = torch.tensor(weight).bfloat16().double().numpy()
+    if held == "int8":
+        step = np.abs(exact_weight).max(1, keepdims=True) / 127
+        exact_weight = np.rint(exact_weight / step) * step
+        step = np.abs(exact_hidden).max(1, keepdims=True) / 127
+        exact_hidden = np.rint(exact_hidden / step) * step
+    expected = exact_hidden @ exact_weight.T
+    # A half in float32 may be rounded the other way than in float64: one step of one input.
+    least = np.abs(hidden).max(1, keepdims=True) / 127 * np.abs(weight).max(1) if held == "int8" else 0
+    near = 1e-5 * np.abs(exact_hidden) @ np.abs(exact_weight).T + 1.01 * least + (0 if total is None else 1e-6)
+    found = product(held, weight, hidden, total).astype(np.float64) - (0 if total is None else total)
+    assert np.all(np.abs(found - expected) <= near)
+
+
+def test_bytes_of_nothing_and_of_what_gelu_gives() -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32)
+    assert not product("int8", weight, np.zeros((2, 32), np.float32)).any()
+    assert not product("int8", 0 * weight, np.ones((2, 32), np.float32)).any()
+
+
+@pytest.mark.parametrize("kind", ["mono", "stereo", "melody"])
+def test_the_tokens_are_those_that_torch_writes(folders: dict[str, Path], kind: str) -> None:
+    jobs = [replace(job, prompt=None) if kind == "stereo" else job for job in JOBS]
+    ours, torchs = (loaded(folders[kind], "float32", compiled) for compiled in (True, False))
+    for found, expected in zip(tokens(ours, *jobs), tokens(torchs, *jobs)):
+        assert np.array_equal(found, expected)
+    # Alone, with a tune of its own, and from a first step that is one place long.
+    tune = np.eye(12, dtype=np.float32)[np.arange(7) % 12] if kind == "melody" else None
+    job = Job("calm piano", 20, seed=5, melody=tune)
+    assert np.array_equal(tokens(ours, job)[0], tokens(torchs, job)[0])
+
+
+@pytest.mark.parametrize("kind", ["mono", "melody"])
+@pytest.mark.parametrize(("held", "near"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.1)])
+def test_logits_are_near_those_of_torch_in_float32(folders: dict[str, Path], kind: str, held: str, near: float) -> None:
+    exact, found = (
+        guided_logits(loaded(folders[kind], dtype, compiled), "calm piano")
+        for dtype, compiled in (("float32", False), (held, True))
+    )
+    assert (found - exact).norm() < near * exact.norm()
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_alone_and_in_a_batch_the_tokens_are_the_same(folders: dict[str, Path], held: str) -> None:
+    # A prompt is read at once when it is alone, and step by step beside others: in bytes that may round another way.
+    jobs = JOBS[:-1] if held == "int8" else JOBS
+    model = loaded(folders["mono"], held, True)
+    for job, found in zip(jobs, tokens(model, *jobs)):
+        assert np.array_equal(found, tokens(model, job)[0])
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_how_many_threads_share_the_work_changes_no_bit(
+    folders: dict[str, Path], held: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Team(7)
+    monkeypatch.setattr(compiled_torch, "team", lambda: group)
+    model = loaded(folders["mono"], held, True)
+    found = []
+    for count in (1, 2, 3, 7):
+        threads(count)
+        found.append(guided_logits(model, "slow rain"))
+    assert all(torch.equal(found[0], each) for each in found[1:])
+
+
+def test_8_bits_of_the_bundled_model_are_within_a_hundredth_of_a_nat() -> None:
+    whole, small = loaded("sketch", "float32", False), loaded("sketch", "int8", True)
+    prompt = "gentle guitar in A minor, 100 bpm"
+    (codes,) = tokens(whole, Job(prompt, 150, seed=3))
+    exact, rounded = (guided_logits(each, prompt, codes).log_softmax(-1) for each in (whole, small))
+    assert (exact.exp() * (exact - rounded)).sum(-1).mean() < 0.01
+    assert (exact.argmax(-1) == rounded.argmax(-1)).float().mean() > 0.85
+
+
+def test_exponentials_and_gelu_are_numpys_and_torchs() -> None:
+    x = np.concatenate([-np.logspace(-6, np.log10(87), 2000), [0.0]]).astype(np.float32)
+    found = np.array([step_numba._exp(each) for each in x])
+    np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=3e-7)
+    assert 0 <= step_numba._exp(np.float32(-1e30)) < 1e-37
+    x = np.linspace(-12, 12, 5001).astype(np.float32)
+    found = x.copy()
+    step_numba._gelu(found)
+    np.testing.assert_allclose(found, torch.nn.functional.gelu(torch.tensor(x).double()).numpy(), atol=1e-6)
+
+
+def test_two_pieces_at_once_are_each_its_own(folders: dict[str, Path]) -> None:
+    model = loaded(folders["mono"], "float32", True)
+    expected = [tokens(model, job)[0] for job in JOBS[:3]]
+    found: dict[int, np.ndarray] = {}
+
+    def make(index: int) -> None:
+        found[index] = tokens(model, JOBS[index])[0]
+
+    makers = [threading.Thread(target=make, args=(index,)) for index in range(3)]
+    for each in makers:
+        each.start()
+    for each in makers:
+        each.join(60)
+    assert all(np.array_equal(found[index], each) for index, each in enumerate(expected))
+
+
+def test_nobody_waits_for_a_thread_that_could_not_begin(threads: Callable[[int], None]) -> None:
+    threads(2)
+    group, counts, left = Team(2), np.zeros((2, 8), np.int64), threading.Event()
+
+    def task(part: int, parts: int) -> None:
+        if part == 0:
+            raise KeyboardInterrupt
+        kernels_numba.meet(counts, parts)
+        left.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        group.run(task, counts=counts)
+    assert left.wait(30)
+    group.run(lambda part, parts: None)  # and the next task finds them ready
+
+
+def _meet(answer: multiprocessing.Queue) -> None:
+    counts = np.zeros((2, 8), np.int64)
+    team().run(lambda part, parts: kernels_numba.meet(counts, parts))
+    answer.put(counts[0, 0])
+
+
+def test_a_process_that_was_forked_has_threads_of_its_own(threads: Callable[[int], None]) -> None:
+    # Torch's own threads do not outlive a fork either; what needs them is left out here.
+    threads(2)
+    answer = multiprocessing.get_context("fork").Queue()
+    _meet(answer)
+    child = multiprocessing.get_context("fork").Process(target=_meet, args=(answer,), daemon=True)
+    child.start()
+    met = min(2, os.cpu_count() or 1)
+    assert [answer.get(timeout=60) for _ in range(2)] == [met, met]
+    child.join(30)
+
+
+def test_torch_takes_the_steps_where_kernels_cannot(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_torch, "COMPILED_FROM", 0)
+    choice = choose("torch", "cpu", "int8")
+    assert session_torch.kernels_for(SIZES, choice) == "int8"
+    assert session_torch.kernels_for(SIZES, choose("torch", "cpu", "bfloat16")) == "bfloat16"
+    assert session_torch.kernels_for(replace(SIZES, ffn_dim=72), choice) is None
+    assert session_torch.kernels_for(replace(SIZES, num_attention_heads=8), choice) is None
+    assert session_torch.kernels_for(SIZES, replace(choice, device="cuda")) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels_numba.llvm, "get_host_cpu_features", lambda: {"avx512f": True, "avx512vnni": False})
+        assert session_torch.kernels_for(SIZES, choice) is None
+        assert session_torch.kernels_for(SIZES, replace(choice, quantize=None)) == "float32"
+    with monkeypatch.context() as patch:
+        patch.setattr(session_torch.importlib.util, "find_spec", lambda name: None)
+        assert session_torch.kernels_for(SIZES, choice) is None
+    monkeypatch.undo()
+    assert session_torch.kernels_for(SIZES, choice) is None  # too small to be worth it
+
+
+def test_machine_code_is_kept_apart_for_each_state_of_the_sources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kernels_numba.numba.config, "CACHE_DIR", "")
+    place = kernels_numba._shelf.__wrapped__()
+    assert place.parent == tmp_path / "hemiola"
+    source = Path(kernels_numba.__file__)
+    copies = tmp_path / "sources"
+    copies.mkdir()
+    for each in source.parent.glob("*_numba.py"):
+        (copies / each.name).write_bytes(each.read_bytes())
+    monkeypatch.setattr(kernels_numba, "__file__", str(copies / source.name))
+    assert kernels_numba._shelf.__wrapped__() == place
+    (copies / "step_numba.py").write_text("changed")
+    assert kernels_numba._shelf.__wrapped__() != place
+
+
+def test_a_place_that_cannot_be_written_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object, **options: object) -> Callable[..., Callable[..., int]]:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(kernels_numba, "njit", nowhere)
+    assert kernels_numba.compiled(lambda: 3)() == 3
+
+
+def test_weights_are_those_of_the_decoder_that_gave_them() -> None:
+    torch.manual_seed(3)
+    decoder = Decoder(SIZES, 64)
+    fused = FusedDecoder(SIZES, decoder.state_dict())
+    plain = fused.layers[1].fc1
+    kernels = Kernels(fused, "float32")
+    packed = kernels.weights.fc1.packed[1].reshape(SIZES.ffn_dim // 16, SIZES.hidden_size, 16)
+    assert np.array_equal(packed.transpose(1, 0, 2).reshape(SIZES.hidden_size, -1), plain.numpy())
