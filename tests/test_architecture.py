@@ -14,7 +14,7 @@ SOURCE = Path(hemiola.__file__).parent
 FLOORS = {"timebase": 0, "errors": 0, "audio": 1, "weights": 1, "synth": 1, "backend": 1, "codec": 2, "musicgen": 3}
 FLOORS |= {"blend": 3, "request": 4, "generation": 4, "train": 4, "bench": 5, "cli": 6, "serve": 6}
 TOGETHER = {"request", "generation"}  # one thing in two files
-FRAMEWORKS = {"torch", "mlx", "lightning"}
+FRAMEWORKS = {"torch", "mlx", "lightning", "numba"}
 MAY_NAME_RATES = {"codec/config.py", "synth/compose.py", "synth/render.py", "train/opus.py", "train/synthetic.py"}
 MAY_NAME_RATES |= {"blend/selector_torch.py"}  # 50 are columns there, as an earlier system had them
 

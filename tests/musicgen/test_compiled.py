@@ -90,7 +90,7 @@ def loaded(folder: Path | str, dtype: str, compiled: bool) -> MusicgenModel:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session_torch, "COMPILED_FROM", 0 if compiled else math.inf)
         model = MusicgenModel.from_pretrained(folder, backend="torch", device="cpu", dtype=dtype)
-    assert (model._engine.decoder.kernels is not None) == compiled
+    assert (model._engine.kernels is not None) == compiled
     return model
 
 
@@ -116,7 +116,7 @@ def product(held: str, weight: np.ndarray, hidden: np.ndarray, total: np.ndarray
     kernels = object.__new__(Kernels)
     kernels.kind = compiled_torch._KINDS[held]
     matrices = kernels._pack([Layer(weight * scale) for scale in (2, 1, 3)], "matrix")
-    packed = compiled_torch.Packed(matrices, 1, len(weight))
+    packed = compiled_torch.PackedMatrix(matrices, 1, len(weight))
     given = torch.tensor(hidden)
     return (packed.times(given) if total is None else packed.plus_times(torch.tensor(total), given)).numpy()
 

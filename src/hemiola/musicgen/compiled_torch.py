@@ -71,7 +71,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedMatrix:
     """One layer's matrix [in, out] among those of all layers."""
 
     matrices: Bytes | Plain
@@ -96,9 +96,9 @@ class Kernels:
     """A decoder's weights as the kernels read them."""
 
     def __init__(self, decoder: FusedDecoder, held: str) -> None:
-        """Take the matrices of `decoder`, float32 and of a size that `fits`, and leave packed ones in their place.
+        """Take the matrices of `decoder`, of a size that `fits`, and leave packed ones in their place.
 
-        `held` is what they are kept in: int8, bfloat16 or float32.
+        `held` is what they are kept in: int8, bfloat16 or float32. They may come in any dtype; all else is float32.
         """
         config = self.config = decoder.config
         self.kind = _KINDS[held]
@@ -125,7 +125,7 @@ class Kernels:
         for index, layer in enumerate(layers):
             reader = _with(layer.reader, text, index) if layer.reader else None
             layers[index] = replace(_with(layer, music, index), reader=reader)
-        decoder.heads = Packed(heads, 0, config.num_codebooks * config.vocab_size)
+        decoder.heads = PackedMatrix(heads, 0, config.num_codebooks * config.vocab_size)
 
     def begin(self, first: Sequence[int], places: int, texts: Sequence[Tensor], ends: Sequence[int]) -> Steps:
         """Begin a batch whose rows start at the places `first` and have `places`; see Steps."""
@@ -141,11 +141,11 @@ class Kernels:
         scales = torch.ones(len(layers), outs)
         excess = torch.zeros(len(layers), outs, dtype=torch.int32)
         for index, layer in enumerate(layers):
-            weight = getattr(layer, name).t()
+            weight = getattr(layer, name).t().float()
             if self.kind == BYTES:
                 scales[index] = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
                 weight = (weight / scales[index, :, None]).round_()
-                excess[index] = below * weight.sum(1)
+                excess[index] = below * weight.sum(1).int()
             packed[index] = weight.reshape(outs // LANES, LANES, -1, inputs).transpose(1, 2)
         plain = packed.flatten(1)
         if self.kind == BYTES:
@@ -184,12 +184,12 @@ class Steps:
         self._write(self.music, index, pair)
 
     def __call__(self, hidden: Tensor, place: int) -> Tensor:
-        """Hidden [rows, d] at `place` -> logits [rows, K * vocab], which hold until the next step."""
+        """Hidden [rows, d] at `place` -> logits [rows, K * vocab]."""
         self.board.counts[:] = 0
         self.board.hidden[:] = hidden.numpy()
         arguments = self.kernels.weights, self.music, self.text, self.board, place
         team().run(step_numba.step, *arguments, counts=self.board.counts)
-        return torch.from_numpy(self.board.logits)
+        return torch.from_numpy(self.board.logits.copy())
 
     @staticmethod
     def _write(memory: Memory, index: int, pair: Tensor) -> None:
@@ -199,7 +199,7 @@ class Steps:
 
 def _with(holder: Any, packed: Mapping[str, Any], index: int) -> Any:
     """A layer or a reader, with packed matrices in place of its own."""
-    own = {name: Packed(each, index, getattr(holder, name).shape[1]) for name, each in packed.items()}
+    own = {name: PackedMatrix(each, index, getattr(holder, name).shape[1]) for name, each in packed.items()}
     return replace(holder, **own)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,12 +16,22 @@ from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.int8_torch import Int8Matrix
 from hemiola.weights import keys
 
-if TYPE_CHECKING:
-    from hemiola.musicgen.compiled_torch import Kernels, Packed
-
 NORM_EPSILON = 1e-5
 
-Matrix = Union[Tensor, Int8Matrix, "Packed"]  # [in, out]
+
+class Packed(Protocol):
+    """A matrix [in, out] in a form of its own, which multiplies itself."""
+
+    def times(self, hidden: Tensor) -> Tensor:
+        """Hidden [n, in] -> [n, out]."""
+        ...
+
+    def plus_times(self, total: Tensor, hidden: Tensor) -> Tensor:
+        """Total [n, out] + hidden [n, in] times the matrix."""
+        ...
+
+
+Matrix = Tensor | Packed  # [in, out]
 Norm = tuple[Tensor, Tensor]  # weight and bias
 
 
@@ -63,7 +73,6 @@ class FusedDecoder:
         self.offsets = torch.arange(config.num_codebooks, device=self.embeddings.device) * (config.vocab_size + 1)
         self.layers = [_fuse(keys.under(stack, f"layers.{index}.")) for index in range(config.num_hidden_layers)]
         self.norm = _norm(stack["layer_norm.weight"], stack["layer_norm.bias"])
-        self.kernels: Kernels | None = None  # which take single steps, where they are used
         self.projection = keys.under(tensors, "enc_to_dec_proj.")
         self.melody_projection = keys.under(tensors, "audio_enc_to_dec_proj.")
 

@@ -45,10 +45,11 @@ def supported(kind: int) -> bool:
 def compiled(function: Callable[..., Any]) -> Any:
     """The function as machine code that lets other threads run; kept for the next process where there is a place."""
     options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
-    place, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_shelf())
+    place = numba.config.CACHE_DIR
     try:
+        numba.config.CACHE_DIR = str(_shelf())
         return njit(cache=True, **options)(function)
-    except RuntimeError:
+    except RuntimeError:  # there is no such place, or nobody has a home
         return njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.weights import keys
 from hemiola.weights.unfilled_torch import unfilled
 
+if TYPE_CHECKING:
+    from hemiola.musicgen.compiled_torch import Kernels
+
 # Copies and tables that some published checkpoints carry along.
 TEXT_IGNORABLE = ("encoder.embed_tokens.weight",)
 DECODER_IGNORABLE = ("model.decoder.embed_positions.weights",)
@@ -35,7 +39,10 @@ class Session:
     """One batch on its way: caches of keys and values, the text's keys and values, the script and the noise."""
 
     @torch.inference_mode()
-    def __init__(self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None], kernels: Kernels | None = None
+    ) -> None:
+        """Where there are `kernels`, they take the steps that are one place long."""
         config, like = decoder.config, decoder.embeddings
         self.decoder = decoder
         self.rows = len(batch.texts)
@@ -50,9 +57,9 @@ class Session:
         self._read_text(states if config.melody is None else [None] * self.rows)
         places = self.ahead + batch.steps
         self.kernel_steps = None
-        if decoder.kernels is not None:
+        if kernels is not None:
             first = self.missing or [0] * self.rows
-            self.kernel_steps = decoder.kernels.begin(first, places, self.text_caches, self.text_lengths)
+            self.kernel_steps = kernels.begin(first, places, self.text_caches, self.text_lengths)
             return
         shape = (2, self.rows, config.num_attention_heads, places, config.head_dim)
         self.caches = [like.new_empty(shape) for _ in decoder.layers]
@@ -235,12 +242,18 @@ class Engine:
         keys.check(shapes, tensors["decoder"], where="decoder", ignorable=DECODER_IGNORABLE)
         held = kernels_for(decoder, choice)
         dtype = torch.float32 if held else getattr(torch, choice.dtype)
-        ready = {name: tensors["decoder"][name].to(self.device, dtype) for name in shapes}
+        # What is packed anyway stays as it was stored until then: a large model is not in memory twice.
+        packed = {
+            name for name in shapes if held and (".layers." in name or "lm_heads" in name) and len(shapes[name]) > 1
+        }
+        ready = {name: tensors["decoder"][name] for name in packed}
+        ready |= {name: tensors["decoder"][name].to(self.device, dtype) for name in shapes if name not in packed}
         self.decoder = FusedDecoder(decoder, ready)
+        self.kernels: Kernels | None = None
         if held:
             from hemiola.musicgen.compiled_torch import Kernels
 
-            self.decoder.kernels = Kernels(self.decoder, held)
+            self.kernels = Kernels(self.decoder, held)
         elif choice.quantize is not None:
             quantize(self.decoder)
 
@@ -252,4 +265,4 @@ class Engine:
 
     def begin(self, batch: Batch, states: Sequence[Tensor | None]) -> Session:
         """Begin to decode `batch`; `states` are those of `batch.texts`, None where there is no text."""
-        return Session(self.decoder, batch, states)
+        return Session(self.decoder, batch, states, self.kernels)

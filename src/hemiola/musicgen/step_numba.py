@@ -83,9 +83,9 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
             multiply(weights.self_qkv, layer, given, steps, start + first_head * n, start + last_head * n, fused, False)
         for row in range(rows):
             for head in range(first_head, last_head):
-                query, key, value = fused[row].reshape(3, heads, n)[:, head]
-                _remember(music, layer, row, head, place, key, value)
-                _attend(query, music, layer, row, head, place + 1, mixed[row].reshape(heads, n)[head], scores)
+                own, out = fused[row].reshape(3, heads, n), mixed[row].reshape(heads, n)[head]
+                _remember(music, layer, row, head, place, own[1, head], own[2, head])
+                _attend(own[0, head], music, layer, row, head, place + 1, out, scores)
         meet(board.counts, parts)
         for row in range(rows):
             give(weights.self_out, mixed[row], given[row], steps, row)
@@ -98,8 +98,8 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
             multiply(weights.query, layer, given[:readers], steps, first_head * n, last_head * n, fused, False)
             for row in range(readers):
                 for head in range(first_head, last_head):
-                    query = fused[row].reshape(3, heads, n)[0, head]
-                    _attend(query, text, layer, row, head, text.stop[row], mixed[row].reshape(heads, n)[head], scores)
+                    own, out = fused[row].reshape(3, heads, n), mixed[row].reshape(heads, n)[head]
+                    _attend(own[0, head], text, layer, row, head, text.stop[row], out, scores)
             meet(board.counts, parts)
             for row in range(readers):
                 give(weights.read_out, mixed[row], given[row], steps, row)
