@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,8 +83,10 @@ def measure(
     with torch.inference_mode():
         outcomes = contest(contenders, rounds, bytes_read=needed, progress=progress)
     roof = copy_gb_per_second() if work.device == "cpu" else None
+    # Without it torch takes our steps on a CPU too.
+    numba = ["numba"] if importlib.util.find_spec("numba") else []
     return {
-        **facts(("torch", RIVAL), size=work.size, batch=work.batch, steps=work.steps, rounds=rounds),
+        **facts(("torch", RIVAL, *numba), size=work.size, batch=work.batch, steps=work.steps, rounds=rounds),
         "device": work.device,
         "threads": torch.get_num_threads(),
         "copy_gb_per_second": roof,
