@@ -189,8 +189,11 @@ def _attend(
 
 @compiled
 def _exp(x: Any) -> Any:
-    """Within two units in the last place, for x <= 0: a power of two, and a series on half an octave to either side."""
-    x = max(x, _F32(-87.0))
+    """Within two units in the last place, for x <= 0: a power of two, and a series on half an octave to either side.
+
+    Below -60 it stays at 1e-26: beside 1 that is nothing, and products with it are not so small that they take long.
+    """
+    x = max(x, _F32(-60.0))
     octaves = np.floor(x * _F32(math.log2(math.e)) + _F32(0.5))
     rest = x - octaves * _F32(0.693145751953125) - octaves * _F32(math.log(2) - 0.693145751953125)
     power = _F32(1 / 5040)
