@@ -67,17 +67,14 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
     readers, heads = len(text.first), music.keys.shape[2]
     n = width // heads
     given, wide = room(weights.self_qkv, rows, width), room(weights.fc2, rows, inner.shape[1])
-    flat, steps = np.empty(width, np.float32), np.empty(rows, np.float32)
-    fused = np.empty((rows, 3 * width), np.float32)
+    fused, steps = np.empty((rows, 3 * width), np.float32), np.empty(rows, np.float32)
     scores = np.empty(LANES * max(music.keys.shape[3], text.keys.shape[3]), np.float32)
     first_head, last_head = heads * part // parts, heads * (part + 1) // parts
     first, last = _share(width, part, parts)
     first_inner, last_inner = _share(inner.shape[1], part, parts)
     for layer in range(len(weights.norms)):
         norms = weights.norms[layer]
-        for row in range(rows):
-            _norm(hidden[row], norms[0], flat)
-            give(weights.self_qkv, flat, given[row], steps, row)
+        _give_normed(weights.self_qkv, hidden, norms[0], given, steps)
         for kind in range(3):
             start = kind * width
             multiply(weights.self_qkv, layer, given, steps, start + first_head * n, start + last_head * n, fused, False)
@@ -87,38 +84,29 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
                 _remember(music, layer, row, head, place, own[1, head], own[2, head])
                 _attend(own[0, head], music, layer, row, head, place + 1, out, scores)
         meet(board.counts, parts)
-        for row in range(rows):
-            give(weights.self_out, mixed[row], given[row], steps, row)
+        _give_rows(weights.self_out, mixed, given, steps)
         multiply(weights.self_out, layer, given, steps, first, last, hidden, True)
         meet(board.counts, parts)
         if readers:
-            for row in range(readers):
-                _norm(hidden[row], norms[1], flat)
-                give(weights.query, flat, given[row], steps, row)
+            _give_normed(weights.query, hidden[:readers], norms[1], given, steps)
             multiply(weights.query, layer, given[:readers], steps, first_head * n, last_head * n, fused, False)
             for row in range(readers):
                 for head in range(first_head, last_head):
                     own, out = fused[row].reshape(3, heads, n), mixed[row].reshape(heads, n)[head]
                     _attend(own[0, head], text, layer, row, head, text.stop[row], out, scores)
             meet(board.counts, parts)
-            for row in range(readers):
-                give(weights.read_out, mixed[row], given[row], steps, row)
+            _give_rows(weights.read_out, mixed[:readers], given, steps)
             multiply(weights.read_out, layer, given[:readers], steps, first, last, hidden, True)
             meet(board.counts, parts)
-        for row in range(rows):
-            _norm(hidden[row], norms[2], flat)
-            give(weights.fc1, flat, given[row], steps, row)
+        _give_normed(weights.fc1, hidden, norms[2], given, steps)
         multiply(weights.fc1, layer, given, steps, first_inner, last_inner, inner, False)
         for row in range(rows):
             _gelu(inner[row, first_inner:last_inner])
         meet(board.counts, parts)
-        for row in range(rows):
-            give(weights.fc2, inner[row], wide[row], steps, row)
+        _give_rows(weights.fc2, inner, wide, steps)
         multiply(weights.fc2, layer, wide, steps, first, last, hidden, True)
         meet(board.counts, parts)
-    for row in range(rows):
-        _norm(hidden[row], weights.last_norm, flat)
-        give(weights.heads, flat, given[row], steps, row)
+    _give_normed(weights.heads, hidden, weights.last_norm, given, steps)
     first, last = _share(logits.shape[1], part, parts)
     multiply(weights.heads, 0, given, steps, first, last, logits, False)
 
@@ -137,6 +125,20 @@ def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, v
 def _share(count: int, part: int, parts: int) -> tuple[int, int]:
     blocks = count // LANES
     return blocks * part // parts * LANES, blocks * (part + 1) // parts * LANES
+
+
+@compiled
+def _give_rows(matrix: Any, source: np.ndarray, given: np.ndarray, steps: np.ndarray) -> None:
+    for row in range(len(source)):
+        give(matrix, source[row], given[row], steps, row)
+
+
+@compiled
+def _give_normed(matrix: Any, source: np.ndarray, norm: np.ndarray, given: np.ndarray, steps: np.ndarray) -> None:
+    flat = np.empty(source.shape[1], np.float32)
+    for row in range(len(source)):
+        _norm(source[row], norm, flat)
+        give(matrix, flat, given[row], steps, row)
 
 
 @compiled
