@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -288,6 +289,10 @@ def test_torch_takes_the_steps_where_kernels_cannot(folders: dict[str, Path], mo
         assert session_torch.kernels_for(SIZES, replace(choice, quantize=None)) == "float32"
     with monkeypatch.context() as patch:
         patch.setattr(session_torch.importlib.util, "find_spec", lambda name: None)
+        assert session_torch.kernels_for(SIZES, choice) is None
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="numba cannot be loaded"):
+        patch.setitem(sys.modules, "hemiola.musicgen.compiled_torch", None)
+        patch.delattr("hemiola.musicgen.compiled_torch")
         assert session_torch.kernels_for(SIZES, choice) is None
     monkeypatch.undo()
     assert session_torch.kernels_for(SIZES, choice) is None  # too small to be worth it

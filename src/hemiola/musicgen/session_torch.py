@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -214,8 +215,11 @@ def kernels_for(config: DecoderConfig, choice: Backend) -> str | None:
     weights = config.num_hidden_layers * config.hidden_size * (6 * config.hidden_size + 2 * config.ffn_dim)
     if choice.device != "cpu" or weights < COMPILED_FROM or importlib.util.find_spec("numba") is None:
         return None
-    from hemiola.musicgen import compiled_torch
-
+    try:
+        from hemiola.musicgen import compiled_torch
+    except ImportError as error:  # numba is made for some versions of numpy and Python only
+        warnings.warn(f"torch decodes, more slowly, because numba cannot be loaded: {error}", stacklevel=2)
+        return None
     held = choice.dtype if choice.quantize is None else "int8"
     return held if compiled_torch.fits(config, held) else None
 
