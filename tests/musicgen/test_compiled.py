@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import multiprocessing
 import os
@@ -21,19 +22,21 @@ from hemiola.backend import choose
 from hemiola.bench.generate_torch import guided_logits
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
-from hemiola.musicgen import checkpoint_torch, session_torch
+from hemiola.musicgen import checkpoint_torch
+from hemiola.musicgen import model as musicgen_model
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.config import DecoderConfig, MelodyConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder
-from hemiola.musicgen.model import MusicgenModel
+from hemiola.musicgen.model import MusicgenModel, engine_for
 from hemiola.musicgen.sampling import Sampling
+from hemiola.musicgen.session_torch import Engine
 from hemiola.musicgen.t5_torch import T5Encoder
 
 # Where it cannot be installed, or the processor has no such instructions, torch takes the steps.
 pytest.importorskip("numba")
 
 from hemiola.musicgen import compiled_torch, kernels_numba, step_numba
-from hemiola.musicgen.compiled_torch import Kernels, Team, team
+from hemiola.musicgen.compiled_torch import CompiledEngine, Kernels, Team, team
 from hemiola.musicgen.fused_torch import FusedDecoder
 
 HELD = ("float32", "bfloat16", "int8")
@@ -89,9 +92,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def loaded(folder: Path | str, dtype: str, compiled: bool) -> MusicgenModel:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_torch, "COMPILED_FROM", 0 if compiled else math.inf)
+        patch.setattr(musicgen_model, "COMPILED_FROM", 0 if compiled else math.inf)
         model = MusicgenModel.from_pretrained(folder, backend="torch", device="cpu", dtype=dtype)
-    assert (model._engine.kernels is not None) == compiled
+    assert isinstance(model._engine, CompiledEngine) == compiled
     return model
 
 
@@ -276,26 +279,25 @@ def test_a_process_that_was_forked_has_threads_of_its_own(threads: Callable[[int
 
 
 def test_torch_takes_the_steps_where_kernels_cannot(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_torch, "COMPILED_FROM", 0)
+    monkeypatch.setattr(musicgen_model, "COMPILED_FROM", 0)
     choice = choose("torch", "cpu", "int8")
-    assert session_torch.kernels_for(SIZES, choice) == "int8"
-    assert session_torch.kernels_for(SIZES, choose("torch", "cpu", "bfloat16")) == "bfloat16"
-    assert session_torch.kernels_for(replace(SIZES, ffn_dim=72), choice) is None
-    assert session_torch.kernels_for(replace(SIZES, num_attention_heads=8), choice) is None
-    assert session_torch.kernels_for(SIZES, replace(choice, device="cuda")) is None
+    assert engine_for(SIZES, choice) is CompiledEngine
+    assert engine_for(SIZES, choose("torch", "cpu", "bfloat16")) is CompiledEngine
+    assert engine_for(replace(SIZES, ffn_dim=72), choice) is Engine
+    assert engine_for(replace(SIZES, num_attention_heads=8), choice) is Engine
+    assert engine_for(SIZES, replace(choice, device="cuda")) is Engine
     with monkeypatch.context() as patch:
         patch.setattr(kernels_numba.llvm, "get_host_cpu_features", lambda: {"avx512f": True, "avx512vnni": False})
-        assert session_torch.kernels_for(SIZES, choice) is None
-        assert session_torch.kernels_for(SIZES, replace(choice, quantize=None)) == "float32"
+        assert engine_for(SIZES, choice) is Engine
+        assert engine_for(SIZES, replace(choice, quantize=None)) is CompiledEngine
     with monkeypatch.context() as patch:
-        patch.setattr(session_torch.importlib.util, "find_spec", lambda name: None)
-        assert session_torch.kernels_for(SIZES, choice) is None
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert engine_for(SIZES, choice) is Engine
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="numba cannot be loaded"):
         patch.setitem(sys.modules, "hemiola.musicgen.compiled_torch", None)
-        patch.delattr("hemiola.musicgen.compiled_torch")
-        assert session_torch.kernels_for(SIZES, choice) is None
+        assert engine_for(SIZES, choice) is Engine
     monkeypatch.undo()
-    assert session_torch.kernels_for(SIZES, choice) is None  # too small to be worth it
+    assert engine_for(SIZES, choice) is Engine  # too small to be worth it
 
 
 def test_machine_code_is_kept_apart_for_each_state_of_the_sources(

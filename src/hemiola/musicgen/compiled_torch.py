@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hemiola.backend import Backend
 from hemiola.musicgen import products_numba, step_numba
-from hemiola.musicgen.config import DecoderConfig
+from hemiola.musicgen.batch import Batch
+from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.kernels_numba import BYTES, FLOATS, HALVES, INPUTS, LANES, supported
 from hemiola.musicgen.products_numba import Bytes, Plain
+from hemiola.musicgen.session_torch import Engine, Session
 from hemiola.musicgen.step_numba import Board, Memory, Weights
 
 _KINDS = {"int8": BYTES, "bfloat16": HALVES, "float32": FLOATS}
@@ -28,10 +31,15 @@ _STEPS, _ACTIVATED_STEPS = (127, 127), (224, 31)
 _LINE = 8  # int64 in a line of the processor's cache
 
 
-def fits(config: DecoderConfig, held: str) -> bool:
-    """Whether kernels for matrices in `held` (int8, bfloat16, float32) run on this machine, and suit these sizes."""
+def fits(config: DecoderConfig, choice: Backend) -> bool:
+    """Whether there are kernels for this choice that run on this machine, and suit these sizes."""
     sizes = config.head_dim, config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
-    return supported(_KINDS[held]) and not any(size % LANES for size in sizes)
+    return supported(_KINDS[_held(choice)]) and not any(size % LANES for size in sizes)
+
+
+def _held(choice: Backend) -> str:
+    """What matrices are kept in: int8, bfloat16 or float32."""
+    return choice.dtype if choice.quantize is None else "int8"
 
 
 class Team:
@@ -96,9 +104,9 @@ class Kernels:
     """A decoder's weights as the kernels read them."""
 
     def __init__(self, decoder: FusedDecoder, held: str) -> None:
-        """Take the matrices of `decoder`, of a size that `fits`, and leave packed ones in their place.
+        """Take the matrices of `decoder`, float32 and of a size that `fits`, and leave packed ones in their place.
 
-        `held` is what they are kept in: int8, bfloat16 or float32. They may come in any dtype; all else is float32.
+        `held` is what they are kept in: int8, bfloat16 or float32.
         """
         config = self.config = decoder.config
         self.kind = _KINDS[held]
@@ -127,10 +135,6 @@ class Kernels:
             layers[index] = replace(_with(layer, music, index), reader=reader)
         decoder.heads = PackedMatrix(heads, 0, config.num_codebooks * config.vocab_size)
 
-    def begin(self, first: Sequence[int], places: int, texts: Sequence[Tensor], ends: Sequence[int]) -> Steps:
-        """Begin a batch whose rows start at the places `first` and have `places`; see Steps."""
-        return Steps(self, first, places, texts, ends)
-
     def _pack(self, layers: Sequence[Any], name: str) -> Bytes | Plain:
         """The matrices [in, out] of that name in all layers."""
         ins, outs = getattr(layers[0], name).shape
@@ -141,7 +145,7 @@ class Kernels:
         scales = torch.ones(len(layers), outs)
         excess = torch.zeros(len(layers), outs, dtype=torch.int32)
         for index, layer in enumerate(layers):
-            weight = getattr(layer, name).t().float()
+            weight = getattr(layer, name).t()
             if self.kind == BYTES:
                 scales[index] = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
                 weight = (weight / scales[index, :, None]).round_()
@@ -195,6 +199,39 @@ class Steps:
     def _write(memory: Memory, index: int, pair: Tensor) -> None:
         keys, values = pair.contiguous().numpy()
         team().run(step_numba.remember, memory, index, keys, values)
+
+
+class CompiledSession(Session):
+    """A session whose steps are taken by kernels, once what is longer than a step has been read."""
+
+    @torch.inference_mode()
+    def __init__(self, kernels: Kernels, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
+        super().__init__(decoder, batch, states)
+        hidden = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
+        lengths = [1 if each is None else len(each) for each in states[: self.text_rows]]
+        self.steps = Steps(kernels, hidden, self.ahead + batch.steps, self.text_caches, lengths)
+
+    def _logits(self, hidden: Tensor, place: int, count: int) -> Tensor:
+        return self.steps(hidden, place) if count == 1 else super()._logits(hidden, place, count)
+
+    def _remembered(self, index: int, pair: Tensor, place: int) -> Tensor:
+        # Nothing comes before what is read at once.
+        self.steps.remember(index, pair)
+        return pair
+
+
+class CompiledEngine(Engine):
+    """An engine with kernels, for a choice that `fits`."""
+
+    def __init__(
+        self, text: T5Config, decoder: DecoderConfig, tensors: Mapping[str, Mapping[str, Tensor]], choice: Backend
+    ) -> None:
+        super().__init__(text, decoder, tensors, replace(choice, dtype="float32", quantize=None))
+        self.kernels = Kernels(self.decoder, _held(choice))
+
+    def begin(self, batch: Batch, states: Sequence[Tensor | None]) -> Session:
+        """Begin to decode `batch`; `states` are those of `batch.texts`, None where there is no text."""
+        return CompiledSession(self.kernels, self.decoder, batch, states)
 
 
 def _with(holder: Any, packed: Mapping[str, Any], index: int) -> Any:

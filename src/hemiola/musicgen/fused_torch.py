@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,23 +13,10 @@ from torch import Tensor
 
 from hemiola.musicgen import chroma
 from hemiola.musicgen.config import DecoderConfig
-from hemiola.musicgen.int8_torch import Int8Matrix
+from hemiola.musicgen.int8_torch import Int8Matrix, Packed
 from hemiola.weights import keys
 
 NORM_EPSILON = 1e-5
-
-
-class Packed(Protocol):
-    """A matrix [in, out] in a form of its own, which multiplies itself."""
-
-    def times(self, hidden: Tensor) -> Tensor:
-        """Hidden [n, in] -> [n, out]."""
-        ...
-
-    def plus_times(self, total: Tensor, hidden: Tensor) -> Tensor:
-        """Total [n, out] + hidden [n, in] times the matrix."""
-        ...
-
 
 Matrix = Tensor | Packed  # [in, out]
 Norm = tuple[Tensor, Tensor]  # weight and bias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,18 @@ def input_range() -> tuple[int, int]:
     A processor without VNNI adds two products in 16 bits: half the range, or the sum would not fit.
     """
     return (127, 128) if torch.cpu._is_vnni_supported() else (63, 64)
+
+
+class Packed(Protocol):
+    """A matrix [in, out] in a form of its own, which multiplies itself."""
+
+    def times(self, hidden: Tensor) -> Tensor:
+        """Hidden [rows, in] -> [rows, out]."""
+        ...
+
+    def plus_times(self, total: Tensor, hidden: Tensor) -> Tensor:
+        """Total [rows, out] + hidden [rows, in] times the matrix."""
+        ...
 
 
 class Int8Matrix:

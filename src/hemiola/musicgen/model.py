@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +18,14 @@ from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError, WeightsError
 from hemiola.musicgen import chroma, decode
 from hemiola.musicgen.batch import Batch, Job
-from hemiola.musicgen.config import MelodyConfig, MusicgenConfig
+from hemiola.musicgen.config import DecoderConfig, MelodyConfig, MusicgenConfig
 from hemiola.musicgen.sampling import USUAL, Sampling
 from hemiola.musicgen.tokenizer import Tokenizer
 from hemiola.musicgen.windows import TRAINED_SECONDS
 from hemiola.timebase import Timebase
 from hemiola.weights import checkpoint, hub, keys
+
+COMPILED_FROM = 50_000_000  # weights in a decoder's layers
 
 
 class MusicgenModel:
@@ -67,8 +71,7 @@ class MusicgenModel:
         config, tensors = MusicgenConfig.from_dict(content.values), content.tensors
         tokenizer = Tokenizer.from_folder(content.tokenizer, config.text.eos_token_id)
         parts = {"text_encoder": keys.under(tensors, "text_encoder."), "decoder": decoder_part(tensors)}
-        session = importlib.import_module(f"hemiola.musicgen.session_{choice.name}")
-        engine = session.Engine(config.text, config.decoder, parts, choice)
+        engine = engine_for(config.decoder, choice)(config.text, config.decoder, parts, choice)
         whole = replace(choice, dtype="float32", quantize=None)
         codec = EncodecModel.from_tensors(keys.under(tensors, "audio_encoder."), config.codec, whole)
         return cls(config, tokenizer, engine, codec, Sampling.from_folder(folder))
@@ -189,6 +192,25 @@ class Sound:
         audio = self._decoder(self._model._by_channel(codes), self._frames <= 0)[:, 0, : self._samples]
         self._samples -= audio.shape[1]
         return audio
+
+
+def engine_for(config: DecoderConfig, choice: backends.Backend) -> Any:
+    """The class of engines for a decoder and a choice of backend.
+
+    A large one on a CPU has its steps compiled, where numba is installed (`pip install 'hemiola[fast]'`) and the
+    processor is one that it makes kernels for; for a small one, loading them would take longer than they save.
+    """
+    usual = importlib.import_module(f"hemiola.musicgen.session_{choice.name}").Engine
+    weights = config.num_hidden_layers * config.hidden_size * (6 * config.hidden_size + 2 * config.ffn_dim)
+    on_cpu = (choice.name, choice.device) == ("torch", "cpu")
+    if not on_cpu or weights < COMPILED_FROM or importlib.util.find_spec("numba") is None:
+        return usual
+    try:
+        compiled = importlib.import_module("hemiola.musicgen.compiled_torch")
+    except ImportError as error:  # numba is made for some versions of numpy and Python only
+        warnings.warn(f"torch decodes, more slowly, because numba cannot be loaded: {error}", stacklevel=2)
+        return usual
+    return compiled.CompiledEngine if compiled.fits(config, choice) else usual
 
 
 def decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:

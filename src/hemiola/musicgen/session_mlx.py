@@ -103,10 +103,7 @@ class Session:
         length = tokens.shape[2] if tokens.ndim == 3 else 1
         hidden = self._embed(tokens.reshape(*tokens.shape[:2], length), position)
         place, count = (self.ahead + position, length) if position else (0, self.ahead + length)
-        allowed = self._allowed(place, count)
-        for index, layer in enumerate(self.decoder.layers):
-            hidden = self._layer(index, layer, hidden, place, allowed)
-        logits = self._logits(hidden[count - 1 :: count])
+        logits = self._guided(self._logits(hidden, place, count))
         noise = mx.array(self.noise(position + length))
         wanted = self.script[position + length]
         written = mx.where(wanted < 0, self.pick(logits, noise), wanted)
@@ -150,14 +147,19 @@ class Session:
         fused = times(normed(hidden, layer.self_norm), layer.self_qkv)
         heads = fused.reshape(self.rows, length, 3, config.num_attention_heads, config.head_dim)
         heads = heads.transpose(2, 0, 3, 1, 4)
-        self.caches[index][:, :, :, place : place + length] = heads[1:]
-        past_keys, past_values = self.caches[index][:, :, :, : place + length]
+        past_keys, past_values = self._remembered(index, heads[1:], place)
         mixed = _attend(heads[0], past_keys, past_values, causal=length > 1 and allowed is None, allowed=allowed)
         hidden = plus_times(hidden, _merge(mixed), layer.self_out)
         if self.text_rows and layer.reader is not None:
             hidden = self._read(index, layer.reader, hidden, length)
         inner = nn.gelu(times(normed(hidden, layer.last_norm), layer.fc1))
         return plus_times(hidden, inner, layer.fc2)
+
+    def _remembered(self, index: int, pair: Tensor, place: int) -> Tensor:
+        """Write keys and values [2, rows, heads, n, head_dim] down at `place` -> all from place 0 on."""
+        length = pair.shape[3]
+        self.caches[index][:, :, :, place : place + length] = pair
+        return self.caches[index][:, :, :, : place + length]
 
     def _read(self, index: int, reader: FusedReader, hidden: Tensor, length: int) -> Tensor:
         """Add what the rows with a text read in it; attention to no text is exactly 0, so those rows are left alone."""
@@ -170,9 +172,15 @@ class Session:
         read = plus_times(hidden[:count], _merge(mixed), reader.out)
         return mx.concatenate([read, hidden[count:]]) if count < len(hidden) else read
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Hidden [rows, d] -> guided logits float32 [jobs, K, vocab]."""
-        logits = times(normed(hidden, self.decoder.norm), self.decoder.heads).astype(mx.float32)
+    def _logits(self, hidden: Tensor, place: int, count: int) -> Tensor:
+        """Hidden [rows * count, d] from `place` on -> logits float32 [rows, K * vocab] of the last."""
+        allowed = self._allowed(place, count)
+        for index, layer in enumerate(self.decoder.layers):
+            hidden = self._layer(index, layer, hidden, place, allowed)
+        return times(normed(hidden[count - 1 :: count], self.decoder.norm), self.decoder.heads).astype(mx.float32)
+
+    def _guided(self, logits: Tensor) -> Tensor:
+        """Logits [rows, K * vocab] -> guided ones [jobs, K, vocab]."""
         logits = logits.reshape(self.rows, self.decoder.config.num_codebooks, -1)
         jobs = len(self.partners)
         if self.rows == jobs:

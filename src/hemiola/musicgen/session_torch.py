@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,13 +20,9 @@ from hemiola.musicgen.t5_torch import T5Encoder
 from hemiola.weights import keys
 from hemiola.weights.unfilled_torch import unfilled
 
-if TYPE_CHECKING:
-    from hemiola.musicgen.compiled_torch import Kernels
-
 # Copies and tables that some published checkpoints carry along.
 TEXT_IGNORABLE = ("encoder.embed_tokens.weight",)
 DECODER_IGNORABLE = ("model.decoder.embed_positions.weights",)
-COMPILED_FROM = 50_000_000  # weights in the layers
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, allowed: Tensor | None = None) -> Tensor:
@@ -40,10 +33,7 @@ class Session:
     """One batch on its way: caches of keys and values, the text's keys and values, the script and the noise."""
 
     @torch.inference_mode()
-    def __init__(
-        self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None], kernels: Kernels | None = None
-    ) -> None:
-        """Where there are `kernels`, they take the steps that are one place long."""
+    def __init__(self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
         config, like = decoder.config, decoder.embeddings
         self.decoder = decoder
         self.rows = len(batch.texts)
@@ -55,15 +45,9 @@ class Session:
         self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size, like.device)
         openings = [] if config.melody is None else self._openings(batch, states)
         self._open(openings, batch.steps)
-        self._read_text(states if config.melody is None else [None] * self.rows)
-        places = self.ahead + batch.steps
-        self.kernel_steps = None
-        if kernels is not None:
-            first = self.missing or [0] * self.rows
-            self.kernel_steps = kernels.begin(first, places, self.text_caches, self.text_lengths)
-            return
-        shape = (2, self.rows, config.num_attention_heads, places, config.head_dim)
+        shape = (2, self.rows, config.num_attention_heads, self.ahead + batch.steps, config.head_dim)
         self.caches = [like.new_empty(shape) for _ in decoder.layers]
+        self._read_text(states if config.melody is None else [None] * self.rows)
 
     def _openings(self, batch: Batch, states: Sequence[Tensor | None]) -> list[Tensor]:
         """What stands before each row's music; no text is as long as the text that it stands for."""
@@ -87,20 +71,18 @@ class Session:
             self.opening = self.opening + torch.stack([F.pad(e, (0, 0, gap, 0)) for gap, e in zip(missing, openings)])
         seen = torch.arange(self.ahead + steps) >= torch.tensor(missing)[:, None]
         self.seen = seen[:, None, None].to(like.device) if any(missing) else None
-        self.missing = missing
 
     def _read_text(self, states: Sequence[Tensor | None]) -> None:
         """Project every text's keys and values, each text by itself; rows behind the last text need none."""
         self.text_rows = max((row + 1 for row, each in enumerate(states) if each is not None), default=0)
-        # A row with no text sees one key of zeros, whose value is 0: an empty softmax would be NaN.
-        self.text_lengths = [1 if each is None else len(each) for each in states[: self.text_rows]]
-        longest = max(self.text_lengths, default=0)
+        longest = max((len(each) for each in states if each is not None), default=0)
         config, like = self.decoder.config, self.decoder.embeddings
         shape = (2, self.text_rows, config.num_attention_heads, longest, config.head_dim)
         self.text_caches = [like.new_zeros(shape) for _ in self.decoder.layers]
         allowed = torch.zeros(self.text_rows, 1, 1, longest, dtype=torch.bool)
         for row, each in enumerate(states[: self.text_rows]):
-            allowed[row, ..., : self.text_lengths[row]] = True
+            # A row with no text sees one key of zeros, whose value is 0: an empty softmax would be NaN.
+            allowed[row, ..., : 1 if each is None else len(each)] = True
             if each is None:
                 continue
             projected = self.decoder.project(each)
@@ -117,14 +99,7 @@ class Session:
         length = tokens.shape[2] if tokens.ndim == 3 else 1
         hidden = self._embed(tokens.reshape(*tokens.shape[:2], length), position)
         place, count = (self.ahead + position, length) if position else (0, self.ahead + length)
-        if self.kernel_steps is not None and count == 1:
-            logits = self.kernel_steps(hidden, place)
-        else:
-            allowed = self._allowed(place, count)
-            for index, layer in enumerate(self.decoder.layers):
-                hidden = self._layer(index, layer, hidden, place, allowed)
-            logits = times(normed(hidden[count - 1 :: count], self.decoder.norm), self.decoder.heads)
-        logits = self._guided(logits.float())
+        logits = self._guided(self._logits(hidden, place, count))
         noise = torch.as_tensor(self.noise(position + length), device=logits.device)
         wanted = self.script[position + length]
         return torch.where(wanted < 0, self.picker(logits, noise), wanted)
@@ -174,11 +149,9 @@ class Session:
 
     def _remembered(self, index: int, pair: Tensor, place: int) -> Tensor:
         """Write keys and values [2, rows, heads, n, head_dim] down at `place` -> all from place 0 on."""
-        if self.kernel_steps is not None:
-            self.kernel_steps.remember(index, pair)  # more than one place comes first of all
-            return pair
-        self.caches[index].narrow(3, place, pair.shape[3]).copy_(pair)
-        return self.caches[index].narrow(3, 0, place + pair.shape[3])
+        length = pair.shape[3]
+        self.caches[index].narrow(3, place, length).copy_(pair)
+        return self.caches[index].narrow(3, 0, place + length)
 
     def _read(self, index: int, reader: FusedReader, hidden: Tensor, length: int) -> Tensor:
         """Add what the rows with a text read in it; attention to no text is exactly 0, so those rows are left alone."""
@@ -190,6 +163,13 @@ class Session:
         mixed = _attend(query, text_keys, text_values, allowed=self.allowed)
         hidden[:count] = plus_times(hidden[:count], _merge(mixed), reader.out)
         return hidden
+
+    def _logits(self, hidden: Tensor, place: int, count: int) -> Tensor:
+        """Hidden [rows * count, d] from `place` on -> logits float32 [rows, K * vocab] of the last."""
+        allowed = self._allowed(place, count)
+        for index, layer in enumerate(self.decoder.layers):
+            hidden = self._layer(index, layer, hidden, place, allowed)
+        return times(normed(hidden[count - 1 :: count], self.decoder.norm), self.decoder.heads).float()
 
     def _guided(self, logits: Tensor) -> Tensor:
         """Logits [rows, K * vocab] -> guided ones [jobs, K, vocab]."""
@@ -204,24 +184,6 @@ class Session:
 def _merge(mixed: Tensor) -> Tensor:
     """Heads [rows, heads, n, head_dim] -> [rows * n, d]."""
     return mixed.swapaxes(1, 2).reshape(mixed.shape[0] * mixed.shape[2], -1)
-
-
-def kernels_for(config: DecoderConfig, choice: Backend) -> str | None:
-    """What compiled kernels would keep the matrices in, or None where torch takes the steps.
-
-    They need numba (`pip install 'hemiola[fast]'`) and a CPU that they are made for, and only a large model wins back
-    the time that it takes to load them.
-    """
-    weights = config.num_hidden_layers * config.hidden_size * (6 * config.hidden_size + 2 * config.ffn_dim)
-    if choice.device != "cpu" or weights < COMPILED_FROM or importlib.util.find_spec("numba") is None:
-        return None
-    try:
-        from hemiola.musicgen import compiled_torch
-    except ImportError as error:  # numba is made for some versions of numpy and Python only
-        warnings.warn(f"torch decodes, more slowly, because numba cannot be loaded: {error}", stacklevel=2)
-        return None
-    held = choice.dtype if choice.quantize is None else "int8"
-    return held if compiled_torch.fits(config, held) else None
 
 
 class Engine:
@@ -244,21 +206,10 @@ class Engine:
         self.text_encoder.load_state_dict(ready, assign=True)
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         keys.check(shapes, tensors["decoder"], where="decoder", ignorable=DECODER_IGNORABLE)
-        held = kernels_for(decoder, choice)
-        dtype = torch.float32 if held else getattr(torch, choice.dtype)
-        # What is packed anyway stays as it was stored until then: a large model is not in memory twice.
-        packed = {
-            name for name in shapes if held and (".layers." in name or "lm_heads" in name) and len(shapes[name]) > 1
-        }
-        ready = {name: tensors["decoder"][name] for name in packed}
-        ready |= {name: tensors["decoder"][name].to(self.device, dtype) for name in shapes if name not in packed}
+        dtype = getattr(torch, choice.dtype)
+        ready = {name: tensors["decoder"][name].to(self.device, dtype) for name in shapes}
         self.decoder = FusedDecoder(decoder, ready)
-        self.kernels: Kernels | None = None
-        if held:
-            from hemiola.musicgen.compiled_torch import Kernels
-
-            self.kernels = Kernels(self.decoder, held)
-        elif choice.quantize is not None:
+        if choice.quantize is not None:
             quantize(self.decoder)
 
     @torch.inference_mode()
@@ -269,4 +220,4 @@ class Engine:
 
     def begin(self, batch: Batch, states: Sequence[Tensor | None]) -> Session:
         """Begin to decode `batch`; `states` are those of `batch.texts`, None where there is no text."""
-        return Session(self.decoder, batch, states, self.kernels)
+        return Session(self.decoder, batch, states)
