@@ -19,15 +19,15 @@ from hemiola.musicgen import products_numba, step_numba
 from hemiola.musicgen.batch import Batch
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.fused_torch import FusedDecoder
+from hemiola.musicgen.int8_torch import BELOW, LARGEST, output_scales
 from hemiola.musicgen.kernels_numba import BYTES, FLOATS, HALVES, INPUTS, LANES, supported
 from hemiola.musicgen.products_numba import Bytes, Plain
 from hemiola.musicgen.session_torch import Engine, Session
 from hemiola.musicgen.step_numba import Board, Memory, Weights
 
 _KINDS = {"int8": BYTES, "bfloat16": HALVES, "float32": FLOATS}
-_LARGEST = 127
-# Of 255 steps: what GELU gives hardly goes below 0, so that most of them are above it.
-_STEPS, _ACTIVATED_STEPS = (127, 127), (224, 31)
+# Of what is multiplied: steps above 0 and below; what GELU gives hardly goes below.
+_STEPS, _ACTIVATED_STEPS = (LARGEST, LARGEST), (255 - 255 // BELOW, 255 // BELOW)
 _LINE = 8  # int64 in a line of the processor's cache
 
 
@@ -147,7 +147,7 @@ class Kernels:
         for index, layer in enumerate(layers):
             weight = getattr(layer, name).t()
             if self.kind == BYTES:
-                scales[index] = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _LARGEST
+                scales[index] = output_scales(weight)
                 weight = (weight / scales[index, :, None]).round_()
                 excess[index] = below * weight.sum(1).int()
             packed[index] = weight.reshape(outs // LANES, LANES, -1, inputs).transpose(1, 2)
@@ -207,9 +207,10 @@ class CompiledSession(Session):
     @torch.inference_mode()
     def __init__(self, kernels: Kernels, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
         super().__init__(decoder, batch, states)
-        hidden = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
+        self.caches = []  # the kernels have a memory of their own
+        first = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
         lengths = [1 if each is None else len(each) for each in states[: self.text_rows]]
-        self.steps = Steps(kernels, hidden, self.ahead + batch.steps, self.text_caches, lengths)
+        self.steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, lengths)
 
     def _logits(self, hidden: Tensor, place: int, count: int) -> Tensor:
         return self.steps(hidden, place) if count == 1 else super()._logits(hidden, place, count)

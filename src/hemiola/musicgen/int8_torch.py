@@ -22,6 +22,11 @@ def input_range() -> tuple[int, int]:
     return (127, 128) if torch.cpu._is_vnni_supported() else (63, 64)
 
 
+def output_scales(weight: Tensor) -> Tensor:
+    """What one step of each output's weights [out, in] stands for, [out]."""
+    return weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
+
+
 class Packed(Protocol):
     """A matrix [in, out] in a form of its own, which multiplies itself."""
 
@@ -46,7 +51,7 @@ class Int8Matrix:
 
         What is `activated` by GELU hardly goes below zero: then most of the steps are above it.
         """
-        scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
+        scales = output_scales(weight)
         side, zero_point = input_range()
         self.reach = 1.0  # of the steps below zero, as a share of those above
         if activated:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 LANES = 16
@@ -44,15 +46,30 @@ def supported(kind: int) -> bool:
 
 def compiled(function: Callable[..., Any]) -> Any:
     """The function as machine code that lets other threads run; kept for the next process where there is a place."""
-    options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
+    machine_code = njit(nogil=True, fastmath=_FAST, error_model="numpy")(function)
     place = numba.config.CACHE_DIR
     try:
         numba.config.CACHE_DIR = str(_shelf())
-        return njit(cache=True, **options)(function)
+        machine_code._cache = _Kept(function)
     except RuntimeError:  # there is no such place, or nobody has a home
-        return njit(**options)(function)
+        pass
     finally:
         numba.config.CACHE_DIR = place
+    return machine_code
+
+
+class _Kept(FunctionCache):
+    """Numba's cache of a function; a full disk or a damaged file there costs time, and nothing else."""
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        try:
+            return super().load_overload(signature, context)
+        except Exception:  # what unpickling a damaged file may raise
+            return None
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        with suppress(Exception):
+            super().save_overload(signature, data)
 
 
 @functools.cache
@@ -161,8 +178,8 @@ def _stepped(builder: Any, address: Any, count: int, size: Any) -> Any:
     return builder.add(address, builder.mul(_INT64(count), size))
 
 
-def _load(builder: Any, kind: Any, address: Any, align: int = 4) -> Any:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
+def _load(builder: Any, kind: Any, address: Any) -> Any:
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
 
 
 def _spread(builder: Any, kind: int, start: Any) -> list[Any]:
