@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,22 +29,20 @@ def write_tokenizer(folder: Path) -> Path:
     return folder / "tokenizer.json"
 
 
-def write_checkpoint(folder: Path, channels: int = 1) -> Path:
-    torch.manual_seed(channels)
+TINY = DecoderConfig(
+    vocab_size=64,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    ffn_dim=48,
+    initializer_factor=0.3,
+)
+
+
+def write_checkpoint(folder: Path, config: DecoderConfig = TINY) -> Path:
+    torch.manual_seed(config.audio_channels)
     text = T5Encoder(T5Config(vocab_size=30, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4))
-    decoder = Decoder(
-        DecoderConfig(
-            vocab_size=64,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            ffn_dim=48,
-            num_codebooks=4 * channels,
-            audio_channels=channels,
-            initializer_factor=0.3,
-        ),
-        text_width=16,
-    )
+    decoder = Decoder(config, text_width=16)
     codec = Encodec(
         EncodecConfig(
             target_bandwidths=(2.4,),
@@ -60,6 +60,12 @@ def write_checkpoint(folder: Path, channels: int = 1) -> Path:
 
 
 @pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[DecoderConfig], Path]:
+    """Writes a checkpoint whose decoder is as given, and returns its folder."""
+    return lambda config: write_checkpoint(tmp_path_factory.mktemp("musicgen") / "given", config)
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("musicgen") / "tiny")
 
@@ -71,5 +77,6 @@ def model(checkpoint: Path) -> MusicgenModel:
 
 @pytest.fixture(scope="session")
 def stereo_model(tmp_path_factory: pytest.TempPathFactory) -> MusicgenModel:
-    folder = write_checkpoint(tmp_path_factory.mktemp("musicgen") / "tiny-stereo", channels=2)
+    config = replace(TINY, num_codebooks=8, audio_channels=2)
+    folder = write_checkpoint(tmp_path_factory.mktemp("musicgen") / "tiny-stereo", config)
     return MusicgenModel.from_pretrained(folder, backend="torch", device="cpu")

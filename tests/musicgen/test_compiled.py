@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import math
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -17,23 +19,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from hemiola.backend import choose
 from hemiola.bench.generate_torch import guided_logits
-from hemiola.codec.config import EncodecConfig
-from hemiola.codec.encodec_torch import Encodec
-from hemiola.musicgen import checkpoint_torch
+from hemiola.errors import WeightsError
 from hemiola.musicgen import model as musicgen_model
 from hemiola.musicgen.batch import Job
-from hemiola.musicgen.config import DecoderConfig, MelodyConfig, T5Config
+from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.model import MusicgenModel, engine_for
 from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.session_torch import Engine
-from hemiola.musicgen.t5_torch import T5Encoder
 
 # Where it cannot be installed, or the processor has no such instructions, torch takes the steps.
 pytest.importorskip("numba")
+
+from numba.core.caching import FunctionCache
 
 from hemiola.musicgen import compiled_torch, kernels_numba, step_numba
 from hemiola.musicgen.compiled_torch import CompiledEngine, Kernels, Team, team
@@ -43,7 +45,6 @@ HELD = ("float32", "bfloat16", "int8")
 if not all(kernels_numba.supported(kind) for kind in (kernels_numba.BYTES, kernels_numba.FLOATS)):
     pytest.skip("this processor has no AVX-512", allow_module_level=True)
 
-WORDS = ["slow", "piano", "with", "rain", "calm", "bright", "drums", "bass"]
 SIZES = DecoderConfig(64, 64, 3, 4, 80, initializer_factor=0.3)
 MELODY = MelodyConfig(chroma_length=7)
 PROMPT = np.random.default_rng(2).integers(64, size=(4, 6))
@@ -57,37 +58,14 @@ JOBS = [
 ]
 
 
-def written(folder: Path, config: DecoderConfig) -> Path:
-    torch.manual_seed(1)
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    text = T5Encoder(T5Config(vocab_size=20, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4))
-    codec = EncodecConfig(
-        target_bandwidths=(2.4,),
-        sampling_rate=800,
-        num_filters=2,
-        hidden_size=8,
-        codebook_size=64,
-        upsampling_ratios=(4, 2),
-        num_lstm_layers=1,
-    )
-    parts = text, Decoder(config, text_width=16), Encodec(codec)
-    checkpoint_torch.save(folder / "model", *parts, folder / "tokenizer.json")
-    return folder / "model"
-
-
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(checkpoint_of: Callable[[DecoderConfig], Path]) -> dict[str, Path]:
     kinds = {
         "mono": SIZES,
         "stereo": replace(SIZES, num_codebooks=8, audio_channels=2),
         "melody": replace(SIZES, melody=MELODY),
     }
-    return {name: written(tmp_path_factory.mktemp(name), config) for name, config in kinds.items()}
+    return {name: checkpoint_of(config) for name, config in kinds.items()}
 
 
 def loaded(folder: Path | str, dtype: str, compiled: bool) -> MusicgenModel:
@@ -110,16 +88,18 @@ def threads() -> Callable[[int], None]:
     torch.set_num_threads(before)
 
 
-def product(held: str, weight: np.ndarray, hidden: np.ndarray, total: np.ndarray | None = None) -> np.ndarray:
-    """Hidden times a weight [out, in] that is the second of three layers."""
+def product(
+    held: str, weight: np.ndarray, hidden: np.ndarray, total: np.ndarray | None = None, name: str = "fc1"
+) -> np.ndarray:
+    """Hidden times a weight [out, in] that is the second of three layers, where it has that name."""
 
     class Layer:
         def __init__(self, weight: np.ndarray) -> None:
-            self.matrix = torch.tensor(weight).t()
+            setattr(self, name, torch.tensor(weight).t())
 
     kernels = object.__new__(Kernels)
     kernels.kind = compiled_torch._KINDS[held]
-    matrices = kernels._pack([Layer(weight * scale) for scale in (2, 1, 3)], "matrix")
+    matrices = kernels._pack([Layer(weight * scale) for scale in (2, 1, 3)], name)
     packed = compiled_torch.PackedMatrix(matrices, 1, len(weight))
     given = torch.tensor(hidden)
     return (packed.times(given) if total is None else packed.plus_times(torch.tensor(total), given)).numpy()
@@ -157,10 +137,35 @@ def test_a_product_is_what_a_sum_by_hand_says(
     assert np.all(np.abs(found - expected) <= near)
 
 
-def test_bytes_of_nothing_and_of_what_gelu_gives() -> None:
+def test_bytes_of_nothing_are_nothing() -> None:
     weight = np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32)
     assert not product("int8", weight, np.zeros((2, 32), np.float32)).any()
     assert not product("int8", 0 * weight, np.ones((2, 32), np.float32)).any()
+
+
+def test_what_gelu_gives_has_most_steps_above_zero() -> None:
+    rng = np.random.default_rng(1)
+    weight = rng.normal(size=(64, 256)).astype(np.float32)
+    given = torch.nn.functional.gelu(torch.tensor(rng.normal(size=(3, 256)), dtype=torch.float32)).numpy()
+    given[2] = -np.abs(given[2])  # a row that lies below zero as a whole is not cut off
+    plain, activated = (
+        np.linalg.norm(product("int8", weight, given, name=name) - given @ weight.T, axis=1)
+        / np.linalg.norm(given @ weight.T, axis=1)
+        for name in ("fc1", "fc2")
+    )
+    assert np.all(activated[:2] < 0.8 * plain[:2])
+    assert np.all(activated < 0.05)
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("name", ["layers.1.fc1.weight", "layers.2.self_attn_layer_norm.weight", "lm_heads.0.weight"])
+def test_weights_that_are_not_numbers_are_said(folders: dict[str, Path], tmp_path: Path, held: str, name: str) -> None:
+    folder = shutil.copytree(folders["mono"], tmp_path / "broken")
+    tensors = load_file(folder / "model.safetensors")
+    (full,) = (each for each in tensors if each.endswith(name))
+    save_file(tensors | {full: torch.full_like(tensors[full], torch.nan)}, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match="logits that are not numbers"):
+        tokens(loaded(folder, held, True), JOBS[0])
 
 
 @pytest.mark.parametrize("kind", ["mono", "stereo", "melody"])
@@ -176,13 +181,15 @@ def test_the_tokens_are_those_that_torch_writes(folders: dict[str, Path], kind: 
 
 
 @pytest.mark.parametrize("kind", ["mono", "melody"])
-@pytest.mark.parametrize(("held", "near"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.1)])
-def test_logits_are_near_those_of_torch_in_float32(folders: dict[str, Path], kind: str, held: str, near: float) -> None:
-    exact, found = (
-        guided_logits(loaded(folders[kind], dtype, compiled), "calm piano")
-        for dtype, compiled in (("float32", False), (held, True))
+@pytest.mark.parametrize("held", HELD)
+def test_logits_are_as_near_to_float32_as_those_of_torch(folders: dict[str, Path], kind: str, held: str) -> None:
+    exact = guided_logits(loaded(folders[kind], "float32", False), "calm piano")
+    ours, torchs = (
+        (guided_logits(loaded(folders[kind], held, compiled), "calm piano") - exact).norm() / exact.norm()
+        for compiled in (True, False)
     )
-    assert (found - exact).norm() < near * exact.norm()
+    # Weights are rounded alike; keys and values are in bfloat16 here, and all in torch's bfloat16.
+    assert ours < 1e-5 if held == "float32" else ours < 1.3 * torchs
 
 
 @pytest.mark.parametrize("held", HELD)
@@ -208,13 +215,14 @@ def test_how_many_threads_share_the_work_changes_no_bit(
     assert all(torch.equal(found[0], each) for each in found[1:])
 
 
-def test_8_bits_of_the_bundled_model_are_within_a_hundredth_of_a_nat() -> None:
-    whole, small = loaded("sketch", "float32", False), loaded("sketch", "int8", True)
+@pytest.mark.parametrize(("held", "nats", "same"), [("int8", 0.01, 0.85), ("bfloat16", 0.001, 0.97)])
+def test_the_bundled_model_is_hardly_changed(held: str, nats: float, same: float) -> None:
+    whole, small = loaded("sketch", "float32", False), loaded("sketch", held, True)
     prompt = "gentle guitar in A minor, 100 bpm"
     (codes,) = tokens(whole, Job(prompt, 150, seed=3))
     exact, rounded = (guided_logits(each, prompt, codes).log_softmax(-1) for each in (whole, small))
-    assert (exact.exp() * (exact - rounded)).sum(-1).mean() < 0.01
-    assert (exact.argmax(-1) == rounded.argmax(-1)).float().mean() > 0.85
+    assert (exact.exp() * (exact - rounded)).sum(-1).mean() < nats
+    assert (exact.argmax(-1) == rounded.argmax(-1)).float().mean() > same
 
 
 def test_exponentials_and_gelu_are_numpys_and_torchs() -> None:
@@ -318,14 +326,41 @@ def test_machine_code_is_kept_apart_for_each_state_of_the_sources(
     assert kernels_numba._shelf.__wrapped__() != place
 
 
-def test_a_place_that_cannot_be_written_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere(*_: object, **options: object) -> Callable[..., Callable[..., int]]:
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
+def _twice(x: int) -> int:
+    return 2 * x
 
-    monkeypatch.setattr(kernels_numba, "njit", nowhere)
-    assert kernels_numba.compiled(lambda: 3)() == 3
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(kernels_numba, "_shelf", lambda: tmp_path)
+    return tmp_path
+
+
+def test_a_damaged_file_of_machine_code_only_costs_time(shelf: Path) -> None:
+    assert kernels_numba.compiled(_twice)(3) == 6
+    kept = [each for each in shelf.rglob("*") if each.is_file()]
+    assert {each.suffix for each in kept} == {".nbi", ".nbc"}
+    for each in kept:
+        each.write_bytes(each.read_bytes()[:40])
+    assert kernels_numba.compiled(_twice)(3) == 6
+
+
+def test_a_full_disk_only_costs_time(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FunctionCache, "save_overload", full)
+    assert kernels_numba.compiled(_twice)(3) == 6
+
+
+def test_where_there_is_no_place_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("nobody has a home here")
+
+    monkeypatch.setattr(kernels_numba, "_shelf", nowhere)
+    before = kernels_numba.numba.config.CACHE_DIR
+    assert kernels_numba.compiled(_twice)(3) == 6
+    assert before == kernels_numba.numba.config.CACHE_DIR
 
 
 def test_weights_are_those_of_the_decoder_that_gave_them() -> None:
