@@ -11,7 +11,17 @@ import pytest
 import hemiola
 
 SOURCE = Path(hemiola.__file__).parent
-FLOORS = {"timebase": 0, "errors": 0, "audio": 1, "weights": 1, "synth": 1, "backend": 1, "codec": 2, "musicgen": 3}
+FLOORS = {
+    "timebase": 0,
+    "errors": 0,
+    "audio": 1,
+    "weights": 1,
+    "synth": 1,
+    "backend": 1,
+    "kernels": 1,
+    "codec": 2,
+    "musicgen": 3,
+}
 FLOORS |= {"blend": 3, "request": 4, "generation": 4, "train": 4, "bench": 5, "cli": 6, "serve": 6}
 TOGETHER = {"request", "generation"}  # one thing in two files
 FRAMEWORKS = {"torch", "mlx", "lightning", "numba"}

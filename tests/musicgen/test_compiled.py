@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import math
-import multiprocessing
-import os
 import shutil
 import sys
 import threading
@@ -35,14 +32,14 @@ from hemiola.musicgen.session_torch import Engine
 # Where it cannot be installed, or the processor has no such instructions, torch takes the steps.
 pytest.importorskip("numba")
 
-from numba.core.caching import FunctionCache
-
-from hemiola.musicgen import compiled_torch, kernels_numba, step_numba
-from hemiola.musicgen.compiled_torch import CompiledEngine, Kernels, Team, team
+from hemiola.kernels import compiling_numba, tile_numba
+from hemiola.kernels.team_torch import Team
+from hemiola.musicgen import compiled_torch
+from hemiola.musicgen.compiled_torch import CompiledEngine, Kernels
 from hemiola.musicgen.fused_torch import FusedDecoder
 
 HELD = ("float32", "bfloat16", "int8")
-if not all(kernels_numba.supported(kind) for kind in (kernels_numba.BYTES, kernels_numba.FLOATS)):
+if not all(tile_numba.supported(kind) for kind in (tile_numba.BYTES, tile_numba.WHOLES)):
     pytest.skip("this processor has no AVX-512", allow_module_level=True)
 
 SIZES = DecoderConfig(64, 64, 3, 4, 80, initializer_factor=0.3)
@@ -225,17 +222,6 @@ def test_the_bundled_model_is_hardly_changed(held: str, nats: float, same: float
     assert (exact.argmax(-1) == rounded.argmax(-1)).float().mean() > same
 
 
-def test_exponentials_and_gelu_are_numpys_and_torchs() -> None:
-    x = np.concatenate([-np.logspace(-6, np.log10(60), 2000), [0.0]]).astype(np.float32)
-    found = np.array([step_numba._exp(each) for each in x])
-    np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=3e-7)
-    assert 0 <= step_numba._exp(np.float32(-1e30)) < 1e-25
-    x = np.linspace(-12, 12, 5001).astype(np.float32)
-    found = x.copy()
-    step_numba._gelu(found)
-    np.testing.assert_allclose(found, torch.nn.functional.gelu(torch.tensor(x).double()).numpy(), atol=1e-6)
-
-
 def test_two_pieces_at_once_are_each_its_own(folders: dict[str, Path]) -> None:
     model = loaded(folders["mono"], "float32", True)
     expected = [tokens(model, job)[0] for job in JOBS[:3]]
@@ -252,40 +238,6 @@ def test_two_pieces_at_once_are_each_its_own(folders: dict[str, Path]) -> None:
     assert all(np.array_equal(found[index], each) for index, each in enumerate(expected))
 
 
-def test_nobody_waits_for_a_thread_that_could_not_begin(threads: Callable[[int], None]) -> None:
-    threads(2)
-    group, counts, left = Team(2), np.zeros((2, 8), np.int64), threading.Event()
-
-    def task(part: int, parts: int) -> None:
-        if part == 0:
-            raise KeyboardInterrupt
-        kernels_numba.meet(counts, parts)
-        left.set()
-
-    with pytest.raises(KeyboardInterrupt):
-        group.run(task, counts=counts)
-    assert left.wait(30)
-    group.run(lambda part, parts: None)  # and the next task finds them ready
-
-
-def _meet(answer: multiprocessing.Queue) -> None:
-    counts = np.zeros((2, 8), np.int64)
-    team().run(lambda part, parts: kernels_numba.meet(counts, parts))
-    answer.put(counts[0, 0])
-
-
-def test_a_process_that_was_forked_has_threads_of_its_own(threads: Callable[[int], None]) -> None:
-    # Torch's own threads do not outlive a fork either; what needs them is left out here.
-    threads(2)
-    answer = multiprocessing.get_context("fork").Queue()
-    _meet(answer)
-    child = multiprocessing.get_context("fork").Process(target=_meet, args=(answer,), daemon=True)
-    child.start()
-    met = min(2, os.cpu_count() or 1)
-    assert [answer.get(timeout=60) for _ in range(2)] == [met, met]
-    child.join(30)
-
-
 def test_torch_takes_the_steps_where_kernels_cannot(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(musicgen_model, "COMPILED_FROM", 0)
     choice = choose("torch", "cpu", "int8")
@@ -295,7 +247,7 @@ def test_torch_takes_the_steps_where_kernels_cannot(folders: dict[str, Path], mo
     assert engine_for(replace(SIZES, num_attention_heads=8), choice) is Engine
     assert engine_for(SIZES, replace(choice, device="cuda")) is Engine
     with monkeypatch.context() as patch:
-        patch.setattr(kernels_numba.llvm, "get_host_cpu_features", lambda: {"avx512f": True, "avx512vnni": False})
+        patch.setattr(compiling_numba.llvm, "get_host_cpu_features", lambda: {"avx512f": True, "avx512vnni": False})
         assert engine_for(SIZES, choice) is Engine
         assert engine_for(SIZES, replace(choice, quantize=None)) is CompiledEngine
     with monkeypatch.context() as patch:
@@ -308,66 +260,13 @@ def test_torch_takes_the_steps_where_kernels_cannot(folders: dict[str, Path], mo
     assert engine_for(SIZES, choice) is Engine  # too small to be worth it
 
 
-def test_machine_code_is_kept_apart_for_each_state_of_the_sources(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels_numba.numba.config, "CACHE_DIR", "")
-    place = kernels_numba._shelf.__wrapped__()
-    assert place.parent == tmp_path / "hemiola"
-    source = Path(kernels_numba.__file__)
-    copies = tmp_path / "sources"
-    copies.mkdir()
-    for each in source.parent.glob("*_numba.py"):
-        (copies / each.name).write_bytes(each.read_bytes())
-    monkeypatch.setattr(kernels_numba, "__file__", str(copies / source.name))
-    assert kernels_numba._shelf.__wrapped__() == place
-    (copies / "step_numba.py").write_text("changed")
-    assert kernels_numba._shelf.__wrapped__() != place
-
-
-def _twice(x: int) -> int:
-    return 2 * x
-
-
-@pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(kernels_numba, "_shelf", lambda: tmp_path)
-    return tmp_path
-
-
-def test_a_damaged_file_of_machine_code_only_costs_time(shelf: Path) -> None:
-    assert kernels_numba.compiled(_twice)(3) == 6
-    kept = [each for each in shelf.rglob("*") if each.is_file()]
-    assert {each.suffix for each in kept} == {".nbi", ".nbc"}
-    for each in kept:
-        each.write_bytes(each.read_bytes()[:40])
-    assert kernels_numba.compiled(_twice)(3) == 6
-
-
-def test_a_full_disk_only_costs_time(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(FunctionCache, "save_overload", full)
-    assert kernels_numba.compiled(_twice)(3) == 6
-
-
-def test_where_there_is_no_place_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("nobody has a home here")
-
-    monkeypatch.setattr(kernels_numba, "_shelf", nowhere)
-    before = kernels_numba.numba.config.CACHE_DIR
-    assert kernels_numba.compiled(_twice)(3) == 6
-    assert before == kernels_numba.numba.config.CACHE_DIR
-
-
 def test_weights_are_those_of_the_decoder_that_gave_them() -> None:
     torch.manual_seed(3)
     decoder = Decoder(SIZES, 64)
     fused = FusedDecoder(SIZES, decoder.state_dict())
     plain = fused.layers[1].fc1
     kernels = Kernels(fused, "float32")
-    packed = kernels.weights.fc1.packed[1].reshape(SIZES.ffn_dim // 16, SIZES.hidden_size, 16)
-    assert np.array_equal(packed.transpose(1, 0, 2).reshape(SIZES.hidden_size, -1), plain.numpy())
+    packed = kernels.weights.fc1.packed[1]
+    beside = packed[: 64 * SIZES.hidden_size].reshape(SIZES.hidden_size, 64)  # four blocks of 16 stand side by side
+    assert np.array_equal(beside, plain.numpy()[:, :64])
+    assert np.array_equal(packed[beside.size :].reshape(SIZES.hidden_size, 16), plain.numpy()[:, 64:])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,19 +15,6 @@ def summed(x: Tensor, taps: Tensor, bias: Tensor, dilation: int, count: int, ont
     for rows, sums in zip(x, y):
         for number, tap in enumerate(taps):
             sums.addmm_(rows[number * dilation :][:count], tap)
-    return y
-
-
-def lstm_steps(x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """One LSTM layer over x [n, B, width], from the state h and c [B, width]; c is written over."""
-    inward, around, *biases = weights
-    driven, y = functional.linear(x, inward, biases[0] + biases[1]), torch.empty_like(x)
-    for gates, out in zip(driven, y):
-        for row, before in zip(gates, h):
-            row.addmv_(around, before)
-        admit, keep, new, show = gates.chunk(4, dim=-1)
-        c.mul_(keep.sigmoid_()).addcmul_(admit.sigmoid_(), new.tanh_())
-        h = torch.mul(show.sigmoid_(), c.tanh(), out=out)
     return y
 
 

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hemiola.codec import seanet_torch as seanet
-from hemiola.codec.kernels_torch import elu, lstm_steps, pad, summed
-
-# From this many rows on, torch's own LSTM is quicker; it lays its weights out anew for every block.
-MANY_ROWS = 3
+from hemiola.codec.kernels_torch import elu, pad, summed
+from hemiola.codec.lstm_torch import State, steps_of
 
 
 class ConvStream:
@@ -93,23 +91,14 @@ class LstmStream:
     """A stack of LSTM layers; it keeps their state."""
 
     def __init__(self, layer: seanet.Lstm, activated: bool = False) -> None:
-        self.lstm = layer.lstm
-        self.state: tuple[Tensor, Tensor] | None = None
+        self.lstm = steps_of(layer.lstm)
+        self.state: State | None = None
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         """x [B, n, width] -> [B, n, width]."""
         if x.shape[1] == 0:
             return x
-        y = x.transpose(0, 1)
-        if x.device.type != "cpu" or len(x) >= MANY_ROWS:
-            y, self.state = self.lstm(y, self.state)
-            return x + y.transpose(0, 1)
-        if self.state is None:
-            zeros = x.new_zeros(self.lstm.num_layers, len(x), self.lstm.hidden_size)
-            self.state = zeros, zeros.clone()
-        for h, c, weights in zip(*self.state, self.lstm.all_weights):
-            y = lstm_steps(y, h, c, weights)
-            h.copy_(y[-1])
+        y, self.state = self.lstm(x.transpose(0, 1).contiguous(), self.state)
         return x + y.transpose(0, 1)
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,20 +11,22 @@ import torch
 from torch import Tensor
 
 from hemiola.backend import Backend
+from hemiola.kernels.memory import lined
+from hemiola.kernels.team_torch import counts, team
+from hemiola.kernels.tile_numba import BLOCKS, BYTES, HALVES, INPUTS, WHOLES, supported
+from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen import products_numba, step_numba
 from hemiola.musicgen.batch import Batch
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.int8_torch import BELOW, LARGEST, output_scales
-from hemiola.musicgen.kernels_numba import BYTES, FLOATS, HALVES, INPUTS, LANES, supported
 from hemiola.musicgen.products_numba import Bytes, Plain
 from hemiola.musicgen.session_torch import Engine, Session
 from hemiola.musicgen.step_numba import Board, Memory, Weights
 
-_KINDS = {"int8": BYTES, "bfloat16": HALVES, "float32": FLOATS}
+_KINDS = {"int8": BYTES, "bfloat16": HALVES, "float32": WHOLES}
 # Of what is multiplied: steps above 0 and below; what GELU gives hardly goes below.
 _STEPS, _ACTIVATED_STEPS = (LARGEST, LARGEST), (255 - 255 // BELOW, 255 // BELOW)
-_LINE = 8  # int64 in a line of the processor's cache
 
 
 def fits(config: DecoderConfig, choice: Backend) -> bool:
@@ -40,42 +38,6 @@ def fits(config: DecoderConfig, choice: Backend) -> bool:
 def _held(choice: Backend) -> str:
     """What matrices are kept in: int8, bfloat16 or float32."""
     return choice.dtype if choice.quantize is None else "int8"
-
-
-class Team:
-    """Threads that carry out one task together, one task at a time."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.others = ThreadPoolExecutor(most, thread_name_prefix="hemiola")
-        self.lock = threading.Lock()
-
-    def run(self, task: Callable[..., None], *arguments: Any, counts: np.ndarray | None = None) -> None:
-        """Call task(part, parts, *arguments) in as many threads as torch uses, of the `most` that there are.
-
-        Where they meet at `counts`, nobody waits for a thread that could not begin.
-        """
-        parts = min(torch.get_num_threads(), self.most)
-        with self.lock:
-            try:
-                others = [self.others.submit(task, part, parts, *arguments) for part in range(1, parts)]
-                task(0, parts, *arguments)
-                for each in others:
-                    each.result()
-            except BaseException:
-                if counts is not None:
-                    counts[1] = 1
-                raise
-
-
-@cache
-def team() -> Team:
-    """The process's own team; one that was forked has none of its parent's threads."""
-    return Team(os.cpu_count() or 1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=team.cache_clear)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,28 +102,33 @@ class Kernels:
         ins, outs = getattr(layers[0], name).shape
         above, below = _ACTIVATED_STEPS if name == "fc2" else _STEPS
         inputs = INPUTS[self.kind]
-        number = {BYTES: torch.int8, HALVES: torch.bfloat16, FLOATS: torch.float32}[self.kind]
-        packed = torch.empty(len(layers), outs // LANES, ins // inputs, LANES, inputs, dtype=number)
+        number = {BYTES: np.int8, HALVES: np.uint16, WHOLES: np.float32}[self.kind]
+        packed = lined((len(layers), ins * outs), number)
         scales = torch.ones(len(layers), outs)
         excess = torch.zeros(len(layers), outs, dtype=torch.int32)
+        joined = outs // LANES // BLOCKS * BLOCKS  # blocks that stand side by side
         for index, layer in enumerate(layers):
             weight = getattr(layer, name).t()
             if self.kind == BYTES:
                 scales[index] = output_scales(weight)
                 weight = (weight / scales[index, :, None]).round_()
                 excess[index] = below * weight.sum(1).int()
-            packed[index] = weight.reshape(outs // LANES, LANES, -1, inputs).transpose(1, 2)
-        plain = packed.flatten(1)
+                weight = weight.to(torch.int8)
+            blocks = _numbers(weight.bfloat16() if self.kind == HALVES else weight)
+            blocks = blocks.reshape(outs // LANES, LANES, -1, inputs).swapaxes(1, 2)
+            beside = blocks[:joined].reshape(-1, BLOCKS, *blocks.shape[1:]).swapaxes(1, 2)
+            packed[index, : beside.size] = beside.reshape(-1)
+            packed[index, beside.size :] = blocks[joined:].reshape(-1)
         if self.kind == BYTES:
-            return Bytes(plain.numpy(), scales.numpy(), excess.numpy(), float(above), float(below))
-        return Plain(_numbers(plain))
+            return Bytes(packed, scales.numpy(), excess.numpy(), float(above), float(below))
+        return Plain(packed)
 
     def memory(self, first: Sequence[int], stop: Sequence[int], places: int) -> Memory:
         """Room for keys and values of `places` places, for as many rows as `first` and `stop` say."""
         config, inputs = self.config, INPUTS[HALVES if self.kind == BYTES else self.kind]
         shape = config.num_hidden_layers, len(first), config.num_attention_heads
         blocks = max(-(-places // LANES), 1)
-        number = torch.float32 if self.kind == FLOATS else torch.bfloat16
+        number = torch.float32 if self.kind == WHOLES else torch.bfloat16
         keys = torch.zeros(*shape, blocks, config.head_dim // inputs, LANES, inputs, dtype=number)
         values = torch.zeros(*shape, config.head_dim // LANES, blocks * LANES // inputs, LANES, inputs, dtype=number)
         return Memory(_numbers(keys), _numbers(values), np.array(first, np.int64), np.array(stop, np.int64))
@@ -181,7 +148,7 @@ class Steps:
         for index, pair in enumerate(texts):
             self._write(self.text, index, pair)
         sizes = config.hidden_size, config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
-        self.board = Board(np.zeros((2, _LINE), np.int64), *(np.zeros((rows, size), np.float32) for size in sizes))
+        self.board = Board(counts(), *(np.zeros((rows, size), np.float32) for size in sizes))
 
     def remember(self, index: int, pair: Tensor) -> None:
         """Keys and values [2, rows, heads, n, head_dim] of layer `index`, from the first place on."""
@@ -243,4 +210,4 @@ def _with(holder: Any, packed: Mapping[str, Any], index: int) -> Any:
 
 def _numbers(tensor: Tensor) -> np.ndarray:
     """The tensor's own memory; bfloat16, which numpy does not know, as bits."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return (tensor.contiguous().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

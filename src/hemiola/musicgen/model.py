@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from hemiola import backend as backends
 from hemiola.codec.encoded import Encoded
 from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError, WeightsError
+from hemiola.kernels.presence import needing_numba
 from hemiola.musicgen import chroma, decode
 from hemiola.musicgen.batch import Batch, Job
 from hemiola.musicgen.config import DecoderConfig, MelodyConfig, MusicgenConfig
@@ -203,14 +203,10 @@ def engine_for(config: DecoderConfig, choice: backends.Backend) -> Any:
     usual = importlib.import_module(f"hemiola.musicgen.session_{choice.name}").Engine
     weights = config.num_hidden_layers * config.hidden_size * (6 * config.hidden_size + 2 * config.ffn_dim)
     on_cpu = (choice.name, choice.device) == ("torch", "cpu")
-    if not on_cpu or weights < COMPILED_FROM or importlib.util.find_spec("numba") is None:
+    if not on_cpu or weights < COMPILED_FROM:
         return usual
-    try:
-        compiled = importlib.import_module("hemiola.musicgen.compiled_torch")
-    except ImportError as error:  # numba is made for some versions of numpy and Python only
-        warnings.warn(f"torch decodes, more slowly, because numba cannot be loaded: {error}", stacklevel=2)
-        return usual
-    return compiled.CompiledEngine if compiled.fits(config, choice) else usual
+    compiled = needing_numba("hemiola.musicgen.compiled_torch", "torch decodes")
+    return usual if compiled is None or not compiled.fits(config, choice) else compiled.CompiledEngine
 
 
 def decoder_part(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from hemiola.musicgen.kernels_numba import BLOCKS, BYTES, FLOATS, HALVES, INPUTS, LANES, ROWS, compiled, tile
+from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.tile_numba import BLOCKS, BYTES, HALVES, INPUTS, ROWS, WHOLES, tile
+from hemiola.kernels.vectors_numba import LANES
 
 _F32 = np.float32
+_VECTOR = 4 * LANES  # bytes of a block's group
 _SMALLEST = np.finfo(np.float32).tiny
 
 
 class Bytes(NamedTuple):
     """Matrices [in, out] of all layers in signed bytes."""
 
-    packed: np.ndarray  # int8 [layers, bytes], as kernels_numba.py has it
+    packed: np.ndarray  # int8 [layers, bytes], as tile_numba.py has it
     scales: np.ndarray  # float32 [layers, out]
     excess: np.ndarray  # int32 [layers, out], what sums are too large by, since the byte that means 0 is not 0
     above: float  # of what is multiplied: steps above 0
@@ -47,7 +50,7 @@ def _held(packed: Any) -> int:
     """What a matrix or an array of numba's types holds, by its kind of products."""
     if isinstance(packed, tuple) or hasattr(packed, "instance_class"):
         packed = packed[0]
-    return {8: BYTES, 16: HALVES, 32: FLOATS}[packed.dtype.bitwidth]
+    return {8: BYTES, 16: HALVES, 32: WHOLES}[packed.dtype.bitwidth]
 
 
 def kept(number: float, where: np.ndarray) -> Any:
@@ -64,7 +67,7 @@ def _kept_in(number: Any, where: Any) -> Any:
         bits = np.float32(number).view(np.uint32)
         return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
-    return same if _held(where) == FLOATS else rounded
+    return same if _held(where) == WHOLES else rounded
 
 
 def room(matrix: Any, rows: int, width: int) -> np.ndarray:
@@ -122,20 +125,23 @@ def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, st
 
     def multiply(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, stop: Any, out: Any, adding: Any) -> Any:
         depth = given.shape[1] // inputs
-        apart = depth * LANES * 4
         packed = matrix.packed.ctypes.data + layer * matrix.packed.strides[0]
         scales, excess = _scales(matrix, layer)
+        outputs = matrix.packed.shape[1] // given.shape[1]
+        joined = outputs // LANES // BLOCKS * BLOCKS  # blocks that stand side by side
         block, last = start // LANES, stop // LANES
         while block < last:
-            blocks = BLOCKS if block + BLOCKS <= last else 1
+            beside, onward = (block % BLOCKS, BLOCKS * _VECTOR) if block < joined else (0, _VECTOR)
+            blocks = BLOCKS if block < joined and beside == 0 and block + BLOCKS <= last else 1
             offset = block * LANES * 4
             for row in range(0, len(given), ROWS):
                 tile(
                     kind,
                     blocks,
                     min(ROWS, len(given) - row),
-                    packed + block * apart,
-                    apart,
+                    packed + (block - beside) * depth * _VECTOR + beside * _VECTOR,
+                    _VECTOR,
+                    onward,
                     given.ctypes.data + row * given.strides[0],
                     depth,
                     steps.ctypes.data + row * 4,
@@ -182,7 +188,9 @@ def _spread_by(packed: Any, block: Any, last: Any, group: Any, depth: Any, given
             blocks = BLOCKS if block + BLOCKS <= last else 1
             start = packed.ctypes.data + block * packed.strides[0] + group * packed.strides[1]
             target = out.ctypes.data + block * LANES * 4
-            tile(kind, blocks, 1, start, packed.strides[0], given.ctypes.data, depth, 0, 0, 0, target, 0, False)
+            tile(
+                kind, blocks, 1, start, packed.strides[0], _VECTOR, given.ctypes.data, depth, 0, 0, 0, target, 0, False
+            )
             block += blocks
 
     return spread

@@ -7,12 +7,15 @@ bytes, in exact integers.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hemiola.musicgen.kernels_numba import LANES, compiled, meet
+from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.functions_numba import exp, gelu
+from hemiola.kernels.meeting_numba import meet
+from hemiola.kernels.tile_numba import BLOCKS
+from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen.products_numba import give, kept, multiply, room, spread
 
 _F32 = np.float32
@@ -101,7 +104,8 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
         _give_normed(weights.fc1, hidden, norms[2], given, steps)
         multiply(weights.fc1, layer, given, steps, first_inner, last_inner, inner, False)
         for row in range(rows):
-            _gelu(inner[row, first_inner:last_inner])
+            for k in range(first_inner, last_inner):
+                inner[row, k] = gelu(inner[row, k])
         meet(board.counts, parts)
         _give_rows(weights.fc2, inner, wide, steps)
         multiply(weights.fc2, layer, wide, steps, first, last, hidden, True)
@@ -123,8 +127,10 @@ def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, v
 
 @compiled
 def _share(count: int, part: int, parts: int) -> tuple[int, int]:
+    """Outputs from the first to the last of a thread: whole blocks, and where it can be those that stand together."""
     blocks = count // LANES
-    return blocks * part // parts * LANES, blocks * (part + 1) // parts * LANES
+    first, last = blocks * part // parts, blocks * (part + 1) // parts
+    return (first - first % BLOCKS) * LANES, (last - last % BLOCKS if part + 1 < parts else last) * LANES
 
 
 @compiled
@@ -178,7 +184,7 @@ def _attend(
     for place in range(start, stop):
         largest = max(largest, scores[place])
     for place in range(start, stop):
-        scores[place] = _exp((scores[place] - largest) * rate)
+        scores[place] = exp((scores[place] - largest) * rate)
         total += scores[place]
     for place in range(start, stop):
         scores[place] /= total
@@ -187,37 +193,3 @@ def _attend(
     scores[begin * inputs : start] = _F32(0)
     scores[stop : end * inputs] = _F32(0)
     spread(values, 0, n // LANES, begin, end - begin, scores[begin * inputs :], out)
-
-
-@compiled
-def _exp(x: Any) -> Any:
-    """Within two units in the last place, for x <= 0: a power of two, and a series on half an octave to either side.
-
-    Below -60 it stays at 1e-26: beside 1 that is nothing, and products with it are not so small that they take long.
-    """
-    x = max(x, _F32(-60.0))
-    octaves = np.floor(x * _F32(math.log2(math.e)) + _F32(0.5))
-    rest = x - octaves * _F32(0.693145751953125) - octaves * _F32(math.log(2) - 0.693145751953125)
-    power = _F32(1 / 5040)
-    power = power * rest + _F32(1 / 720)
-    power = power * rest + _F32(1 / 120)
-    power = power * rest + _F32(1 / 24)
-    power = power * rest + _F32(1 / 6)
-    power = power * rest + _F32(1 / 2)
-    power = power * rest * rest + rest + _F32(1)
-    return power * np.int32((np.int32(octaves) + 127) << 23).view(np.float32)
-
-
-@compiled
-def _gelu(inner: np.ndarray) -> None:
-    """In place, with the error function of Abramowitz and Stegun 7.1.26: within 1.5e-7."""
-    for k in range(len(inner)):
-        size = abs(inner[k])
-        z = size * _F32(math.sqrt(0.5))
-        t = _F32(1) / (_F32(1) + _F32(0.3275911) * z)
-        tail = _F32(1.061405429)
-        tail = tail * t - _F32(1.453152027)
-        tail = tail * t + _F32(1.421413741)
-        tail = tail * t - _F32(0.284496736)
-        tail = (tail * t + _F32(0.254829592)) * t * _exp(-z * z)
-        inner[k] = _F32(0.5) * (inner[k] + size * (_F32(1) - tail))

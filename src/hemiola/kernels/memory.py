@@ -1,0 +1,25 @@
+"""Memory for what kernels read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_LINE = 64  # bytes
+_SPARE = 64  # bytes behind the end, for a vector that reaches over it
+
+
+def lined(shape: Sequence[int], number: DTypeLike) -> NDArray[Any]:
+    """An array with whatever stands in it, that begins with a line of the processor's cache.
+
+    Where the system has large pages and the array is large, numpy asks for them: torch does not, and a page of 4 KB
+    has to be looked up every 64 lines.
+    """
+    size = math.prod(shape) * np.dtype(number).itemsize
+    room = np.empty(size + _LINE + _SPARE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    return room[start : start + size].view(number).reshape(shape)

@@ -1,0 +1,167 @@
+"""Products with packed matrices, a tile of outputs and rows at a time: their sums stay in registers.
+
+A packed matrix has its outputs in blocks of `LANES`, `BLOCKS` of them side by side, and of each output as many inputs
+as fill a group: four signed bytes, which one instruction multiplies and adds up, two bfloat16, which become float32 by
+a shift, one float32, or three bytes of one. What a thread reads of it is one stretch of memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from hemiola.kernels import compiling_numba as compiling
+from hemiola.kernels.vectors_numba import (
+    FLOAT,
+    FLOATS,
+    INT32,
+    INT64,
+    INTS,
+    LANES,
+    NOTHING,
+    everywhere,
+    external,
+    fetch,
+    load,
+    load_threes,
+    stepped,
+)
+
+BYTES, HALVES, THREES, WHOLES = 0, 1, 2, 3  # what a packed matrix holds: int8, bfloat16, 3 bytes of float32, float32
+INPUTS = {BYTES: 4, HALVES: 2, THREES: 1, WHOLES: 1}  # in a group
+GROUP_BYTES = {BYTES: 4, HALVES: 4, THREES: 3, WHOLES: 4}  # of one output
+BLOCKS, ROWS = 4, 6  # whose sums fit into the registers
+_FEATURES = {BYTES: ("avx512f", "avx512vnni"), THREES: ("avx512f", "avx512vbmi")}
+
+_AHEAD = 1536  # bytes: so far before they are read memory is asked for them; by trial
+
+
+def supported(kind: int) -> bool:
+    """Whether this machine has what products with matrices of this kind are made of."""
+    return compiling.supported(*_FEATURES.get(kind, ("avx512f",)))
+
+
+@intrinsic(prefer_literal=True)
+def tile(
+    context: Any,
+    kind: Any,
+    blocks: Any,
+    rows: Any,
+    packed: Any,
+    apart: Any,
+    onward: Any,
+    given: Any,
+    depth: Any,
+    steps: Any,
+    scales: Any,
+    excess: Any,
+    out: Any,
+    stride: Any,
+    adding: Any,
+) -> Any:
+    """Products of `blocks` blocks of outputs, 1 or BLOCKS, with up to ROWS rows, into or onto `out`.
+
+    The kind is a constant. Addresses: packed [depth, blocks, LANES] groups, blocks `apart` bytes from each other and
+    the next groups `onward` bytes on; given [rows, depth] groups, of unsigned bytes or of float32; out float32 [rows,
+    blocks * LANES], its rows `stride` bytes apart. Sums of bytes lose their excess int32 [outputs], and are multiplied
+    by steps float32 [rows] and scales float32 [outputs]. Of three bytes, 16 behind the last are read.
+    """
+
+    def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+        shape = builder.add(builder.mul(arguments[1], INT64(ROWS)), arguments[2])
+        done = builder.append_basic_block("done")
+        choice = builder.switch(shape, done)
+        for count, size in itertools.product((1, BLOCKS), range(1, ROWS + 1)):
+            case = builder.append_basic_block(f"tile_{count}_{size}")
+            choice.add_case(INT64(count * ROWS + size), case)
+            builder.position_at_end(case)
+            builder.call(_tile(builder.module, kind.literal_value, count, size), arguments[3:])
+            builder.branch(done)
+        builder.position_at_end(done)
+
+    return types.void(kind, *[types.intp] * 12, types.boolean), generate
+
+
+def _tile(module: Any, kind: int, blocks: int, rows: int) -> Any:
+    """A function that stands in the module once, however often it is called: that keeps compiling short."""
+    name = f"hemiola_tile_{kind}_{blocks}_{rows}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 10 + [ir.IntType(1)]), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    packed, apart, onward, given, depth, steps, scales, excess, out, stride, adding = function.args
+    entry, loop, done = (function.append_basic_block(each) for each in ("entry", "loop", "done"))
+    zeros = ir.Constant(INTS if kind == BYTES else FLOATS, [0] * LANES)
+    given_bytes = 4 if kind == BYTES else 4 * INPUTS[kind]  # a group of a row
+
+    builder = ir.IRBuilder(entry)
+    row_bytes = builder.mul(depth, INT64(given_bytes))
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    group = builder.phi(INT64)
+    before = [[builder.phi(zeros.type) for _ in range(rows)] for _ in range(blocks)]
+    start = builder.add(given, builder.mul(group, INT64(given_bytes)))
+    spread = [_spread(builder, kind, stepped(builder, start, row, row_bytes)) for row in range(rows)]
+    start = builder.add(packed, builder.mul(group, onward))
+    after = []
+    for block in range(blocks):
+        place = stepped(builder, start, block, apart)
+        fetch(builder, builder.add(place, INT64(_AHEAD)))
+        weights = load_threes(builder, place) if kind == THREES else load(builder, INTS, place)
+        after.append(_added(builder, kind, before[block], spread, weights))
+    next_group = builder.add(group, INT64(1))
+    for phi, first, following in [
+        (group, INT64(0), next_group),
+        *((old, zeros, new) for olds, news in zip(before, after) for old, new in zip(olds, news)),
+    ]:
+        phi.add_incoming(first, entry)
+        phi.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", next_group, depth), loop, done)
+
+    builder.position_at_end(done)
+    for block in range(blocks):
+        place = INT64(block * 4 * LANES)
+        if kind == BYTES:
+            scale = load(builder, FLOATS, builder.add(scales, place))
+            surplus = load(builder, INTS, builder.add(excess, place))
+        for row, total in enumerate(after[block]):
+            if kind == BYTES:
+                step = everywhere(builder, load(builder, FLOAT, stepped(builder, steps, row, INT64(4))))
+                whole = builder.sitofp(builder.sub(total, surplus), FLOATS)
+                total = builder.fmul(whole, builder.fmul(step, scale))
+            target = builder.inttoptr(builder.add(stepped(builder, out, row, stride), place), FLOATS.as_pointer())
+            onto = builder.select(adding, builder.load(target, align=4), ir.Constant(FLOATS, [0] * LANES))
+            builder.store(builder.fadd(total, onto), target, align=4)
+    builder.ret_void()
+    return function
+
+
+def _spread(builder: Any, kind: int, start: Any) -> list[Any]:
+    """One group of a row, each of its operands the same in all lanes."""
+    if kind == BYTES:
+        return [everywhere(builder, load(builder, INT32, start))]
+    places = [stepped(builder, start, each, INT64(4)) for each in range(INPUTS[kind])]
+    return [everywhere(builder, load(builder, FLOAT, place)) for place in places]
+
+
+def _added(builder: Any, kind: int, totals: Sequence[Any], spread: Sequence[Sequence[Any]], weights: Any) -> list[Any]:
+    """The sums of a block's rows, with one more group of weights."""
+    if kind == BYTES:
+        dot = external(builder, "llvm.x86.avx512.vpdpbusd.512", INTS, *[INTS] * 3)
+        return [builder.call(dot, [total, *given, weights]) for total, given in zip(totals, spread)]
+    parts = [weights]
+    if kind == HALVES:
+        low = builder.shl(weights, ir.Constant(INTS, [16] * LANES))
+        parts = [low, builder.and_(weights, ir.Constant(INTS, [0xFFFF0000] * LANES))]
+    fused = external(builder, f"llvm.fma.v{LANES}f32", FLOATS, *[FLOATS] * 3)
+    for index, bits in enumerate(parts):
+        numbers = builder.bitcast(bits, FLOATS)
+        totals = [builder.call(fused, [numbers, given[index], total]) for total, given in zip(totals, spread)]
+    return list(totals)
