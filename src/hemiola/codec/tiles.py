@@ -16,7 +16,7 @@ CACHE_BYTES = 4 << 20
 DEVICE_BYTES = 256 << 20
 LEAST_FRAMES = 16
 # So many go through the deepest layers at once, which are short and have large weights to read.
-DEEP_FRAMES = 256
+DEEP_FRAMES = 512
 
 Feed = Callable[[NDArray[Any], bool], NDArray[Any]]
 
