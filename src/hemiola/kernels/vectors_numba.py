@@ -8,9 +8,9 @@ from llvmlite import ir
 
 LANES = 16  # of 4 bytes
 
-INT32, INT64, FLOAT, NOTHING = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.VoidType()
+BYTE, INT32, INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+FLOAT, NOTHING = ir.FloatType(), ir.VoidType()
 INTS, FLOATS = ir.VectorType(INT32, LANES), ir.VectorType(FLOAT, LANES)
-_BYTE = ir.IntType(8)
 _THREE = 3  # bytes of a number that has lost its last
 
 
@@ -24,10 +24,15 @@ def load(builder: Any, kind: Any, address: Any) -> Any:
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
 
 
+def store(builder: Any, value: Any, address: Any) -> None:
+    """Write a value down at an address."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=4)
+
+
 def load_threes(builder: Any, address: Any) -> Any:
     """Float32 of which the last byte is not kept, and is 0; 16 bytes behind them are read too."""
     size = 4 * LANES
-    kind = ir.VectorType(_BYTE, size)
+    kind = ir.VectorType(BYTE, size)
     packed = builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
     places = [place for lane in range(LANES) for place in (size, *(_THREE * lane + byte for byte in range(_THREE)))]
     spread = builder.shuffle_vector(
@@ -51,6 +56,6 @@ def external(builder: Any, name: str, result: Any, *given: Any) -> Any:
 
 def fetch(builder: Any, address: Any) -> None:
     """Ask for the line of memory at an address, which need not be ours: it will be read soon."""
-    prefetch = external(builder, "llvm.prefetch.p0", NOTHING, _BYTE.as_pointer(), INT32, INT32, INT32)
+    prefetch = external(builder, "llvm.prefetch.p0", NOTHING, BYTE.as_pointer(), INT32, INT32, INT32)
     reading, near, data = INT32(0), INT32(3), INT32(1)
-    builder.call(prefetch, [builder.inttoptr(address, _BYTE.as_pointer()), reading, near, data])
+    builder.call(prefetch, [builder.inttoptr(address, BYTE.as_pointer()), reading, near, data])

@@ -11,27 +11,28 @@ import torch
 from torch import Tensor
 
 from hemiola.backend import Backend
+from hemiola.kernels import rounding_numba, sixes_layout, sixes_numba
 from hemiola.kernels.memory import lined
+from hemiola.kernels.sixes_numba import GROUP, OUTPUTS
 from hemiola.kernels.team_torch import counts, team
-from hemiola.kernels.tile_numba import BLOCKS, BYTES, HALVES, INPUTS, WHOLES, supported
+from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, WHOLES, supported
 from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen import products_numba, step_numba
 from hemiola.musicgen.batch import Batch
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.fused_torch import FusedDecoder
-from hemiola.musicgen.int8_torch import BELOW, LARGEST, output_scales
-from hemiola.musicgen.products_numba import Bytes, Plain
+from hemiola.musicgen.products_numba import SIXES, Plain, Sixes
 from hemiola.musicgen.session_torch import Engine, Session
 from hemiola.musicgen.step_numba import Board, Memory, Weights
 
-_KINDS = {"int8": BYTES, "bfloat16": HALVES, "float32": WHOLES}
-# Of what is multiplied: steps above 0 and below; what GELU gives hardly goes below.
-_STEPS, _ACTIVATED_STEPS = (LARGEST, LARGEST), (255 - 255 // BELOW, 255 // BELOW)
+_KINDS = {"int8": SIXES, "bfloat16": HALVES, "float32": WHOLES}
 
 
 def fits(config: DecoderConfig, choice: Backend) -> bool:
     """Whether there are kernels for this choice that run on this machine, and suit these sizes."""
     sizes = config.head_dim, config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
+    if _held(choice) == "int8":
+        return sixes_numba.supported() and supported(HALVES) and not any(size % OUTPUTS for size in sizes[1:])
     return supported(_KINDS[_held(choice)]) and not any(size % LANES for size in sizes)
 
 
@@ -44,7 +45,7 @@ def _held(choice: Backend) -> str:
 class PackedMatrix:
     """One layer's matrix [in, out] among those of all layers."""
 
-    matrices: Bytes | Plain
+    matrices: Sixes | Plain
     layer: int
     outputs: int
 
@@ -97,35 +98,26 @@ class Kernels:
             layers[index] = replace(_with(layer, music, index), reader=reader)
         decoder.heads = PackedMatrix(heads, 0, config.num_codebooks * config.vocab_size)
 
-    def _pack(self, layers: Sequence[Any], name: str) -> Bytes | Plain:
+    def _pack(self, layers: Sequence[Any], name: str) -> Sixes | Plain:
         """The matrices [in, out] of that name in all layers."""
+        if self.kind == SIXES:
+            return _in_sixes([getattr(layer, name) for layer in layers])
         ins, outs = getattr(layers[0], name).shape
-        above, below = _ACTIVATED_STEPS if name == "fc2" else _STEPS
         inputs = INPUTS[self.kind]
-        number = {BYTES: np.int8, HALVES: np.uint16, WHOLES: np.float32}[self.kind]
-        packed = lined((len(layers), ins * outs), number)
-        scales = torch.ones(len(layers), outs)
-        excess = torch.zeros(len(layers), outs, dtype=torch.int32)
+        packed = lined((len(layers), ins * outs), np.uint16 if self.kind == HALVES else np.float32)
         joined = outs // LANES // BLOCKS * BLOCKS  # blocks that stand side by side
         for index, layer in enumerate(layers):
             weight = getattr(layer, name).t()
-            if self.kind == BYTES:
-                scales[index] = output_scales(weight)
-                weight = (weight / scales[index, :, None]).round_()
-                excess[index] = below * weight.sum(1).int()
-                weight = weight.to(torch.int8)
             blocks = _numbers(weight.bfloat16() if self.kind == HALVES else weight)
             blocks = blocks.reshape(outs // LANES, LANES, -1, inputs).swapaxes(1, 2)
             beside = blocks[:joined].reshape(-1, BLOCKS, *blocks.shape[1:]).swapaxes(1, 2)
             packed[index, : beside.size] = beside.reshape(-1)
             packed[index, beside.size :] = blocks[joined:].reshape(-1)
-        if self.kind == BYTES:
-            return Bytes(packed, scales.numpy(), excess.numpy(), float(above), float(below))
         return Plain(packed)
 
     def memory(self, first: Sequence[int], stop: Sequence[int], places: int) -> Memory:
         """Room for keys and values of `places` places, for as many rows as `first` and `stop` say."""
-        config, inputs = self.config, INPUTS[HALVES if self.kind == BYTES else self.kind]
+        config, inputs = self.config, INPUTS[HALVES if self.kind == SIXES else self.kind]
         shape = config.num_hidden_layers, len(first), config.num_attention_heads
         blocks = max(-(-places // LANES), 1)
         number = torch.float32 if self.kind == WHOLES else torch.bfloat16
@@ -200,6 +192,19 @@ class CompiledEngine(Engine):
     def begin(self, batch: Batch, states: Sequence[Tensor | None]) -> Session:
         """Begin to decode `batch`; `states` are those of `batch.texts`, None where there is no text."""
         return CompiledSession(self.kernels, self.decoder, batch, states)
+
+
+def _in_sixes(matrices: Sequence[Tensor]) -> Sixes:
+    """Matrices [in, out], rounded group by group."""
+    ins, outs = matrices[0].shape
+    packed = lined((len(matrices), sixes_layout.size(outs, ins)), np.uint8)
+    units = np.empty((len(matrices), outs), np.float32)
+    codes, scales = np.empty((outs, ins), np.uint8), np.empty((outs, ins // GROUP), np.int8)
+    for index, matrix in enumerate(matrices):
+        weight = matrix.t().contiguous().numpy()
+        team().run(rounding_numba.rounded, weight, codes, scales, units[index])
+        sixes_layout.laid_out(codes, scales, packed[index])
+    return Sixes(packed, units)
 
 
 def _with(holder: Any, packed: Mapping[str, Any], index: int) -> Any:

@@ -11,22 +11,22 @@ import numpy as np
 from numba.extending import overload
 
 from hemiola.kernels.compiling_numba import compiled
-from hemiola.kernels.tile_numba import BLOCKS, BYTES, HALVES, INPUTS, ROWS, WHOLES, tile
+from hemiola.kernels.sixes_numba import GROUP, LARGEST, LINE, LINES, OUTPUTS, QUADS, ZERO, add_group, unpack
+from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, ROWS, WHOLES, tile
 from hemiola.kernels.vectors_numba import LANES
+
+SIXES = 6  # what a matrix holds, beside the kinds of tile_numba.py
 
 _F32 = np.float32
 _VECTOR = 4 * LANES  # bytes of a block's group
 _SMALLEST = np.finfo(np.float32).tiny
 
 
-class Bytes(NamedTuple):
-    """Matrices [in, out] of all layers in signed bytes."""
+class Sixes(NamedTuple):
+    """Matrices [in, out] of all layers in six bits a weight."""
 
-    packed: np.ndarray  # int8 [layers, bytes], as tile_numba.py has it
-    scales: np.ndarray  # float32 [layers, out]
-    excess: np.ndarray  # int32 [layers, out], what sums are too large by, since the byte that means 0 is not 0
-    above: float  # of what is multiplied: steps above 0
-    below: float  # and below, which is also the byte that means 0
+    packed: np.ndarray  # uint8 [layers, bytes], as sixes_numba.py has it
+    units: np.ndarray  # float32 [layers, out], what a scale of 1 stands for
 
 
 class Plain(NamedTuple):
@@ -50,7 +50,7 @@ def _held(packed: Any) -> int:
     """What a matrix or an array of numba's types holds, by its kind of products."""
     if isinstance(packed, tuple) or hasattr(packed, "instance_class"):
         packed = packed[0]
-    return {8: BYTES, 16: HALVES, 32: WHOLES}[packed.dtype.bitwidth]
+    return {8: SIXES, 16: HALVES, 32: WHOLES}[packed.dtype.bitwidth]
 
 
 def kept(number: float, where: np.ndarray) -> Any:
@@ -77,12 +77,14 @@ def room(matrix: Any, rows: int, width: int) -> np.ndarray:
 
 @overload(room)
 def _room_for(matrix: Any, rows: Any, width: Any) -> Any:
-    number = np.uint8 if _held(matrix) == BYTES else np.float32
+    def plain(matrix: Any, rows: Any, width: Any) -> Any:
+        return np.empty((rows, width), np.float32)
 
-    def empty(matrix: Any, rows: Any, width: Any) -> Any:
-        return np.empty((rows, width), number)
+    def halved(matrix: Any, rows: Any, width: Any) -> Any:
+        # Upper bytes and a number of 4 bytes for each group of them, and the same of the lower ones.
+        return np.empty((rows, 2 * (width + width * 4 // GROUP)), np.int8)
 
-    return empty
+    return halved if _held(matrix) == SIXES else plain
 
 
 def give(matrix: Any, source: np.ndarray, out: np.ndarray, steps: np.ndarray, row: int) -> None:
@@ -95,20 +97,31 @@ def _give_to(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
     def copied(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
         out[:] = source
 
-    def cut(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
+    def halved(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
         # Compared as integers: of floats that are not negative it is the same order, and quicker.
-        bits, high, low = source.view(np.int32), np.int32(0), np.int32(0)
+        bits, largest = source.view(np.int32), np.int32(0)
         for k in range(len(bits)):
-            high = max(high, bits[k])
-            low = max(low, np.int32(bits[k] ^ np.int32(-0x80000000)))
-        above, below = _F32(matrix.above), _F32(matrix.below)
-        largest = max(max(np.int32(high).view(np.float32), np.int32(low).view(np.float32) * (above / below)), _SMALLEST)
-        rate, middle = above / largest, below + _F32(0.5)
-        for k in range(len(source)):
-            out[k] = np.int32(source[k] * rate + middle)
-        steps[row] = largest / above
+            largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
+        reach = max(np.int32(largest).view(np.float32), _SMALLEST)
+        rate, width, half = _F32(LARGEST) / reach, len(source), len(out) // 2
+        steps[row] = reach / _F32(LARGEST)
+        upper, lower = out[:width], out[half : half + width]
+        for k in range(width):
+            whole = np.int32(np.floor(source[k] * rate + _F32(0.5)))
+            above = np.int32(whole + 128) >> 8
+            upper[k] = np.int8(above)
+            lower[k] = np.int8(whole - (above << 8))
+        # Stored weights are too large by ZERO, which sums begin without.
+        upper_sums, lower_sums = out[width:half].view(np.int32), out[half + width :].view(np.int32)
+        for group in range(len(upper_sums)):
+            first, second = np.int32(0), np.int32(0)
+            for k in range(group * GROUP, (group + 1) * GROUP):
+                first += np.int32(upper[k])
+                second += np.int32(lower[k])
+            upper_sums[group] = np.int32(-ZERO) * first
+            lower_sums[group] = np.int32(-ZERO) * second
 
-    return cut if _held(matrix) == BYTES else copied
+    return halved if _held(matrix) == SIXES else copied
 
 
 def multiply(
@@ -121,12 +134,13 @@ def multiply(
 @overload(multiply)
 def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, stop: Any, out: Any, adding: Any) -> Any:
     kind = _held(matrix)
+    if kind == SIXES:
+        return _multiply_sixes
     inputs = INPUTS[kind]
 
     def multiply(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, stop: Any, out: Any, adding: Any) -> Any:
         depth = given.shape[1] // inputs
         packed = matrix.packed.ctypes.data + layer * matrix.packed.strides[0]
-        scales, excess = _scales(matrix, layer)
         outputs = matrix.packed.shape[1] // given.shape[1]
         joined = outputs // LANES // BLOCKS * BLOCKS  # blocks that stand side by side
         block, last = start // LANES, stop // LANES
@@ -144,9 +158,9 @@ def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, st
                     onward,
                     given.ctypes.data + row * given.strides[0],
                     depth,
-                    steps.ctypes.data + row * 4,
-                    scales + offset,
-                    excess + offset,
+                    0,
+                    0,
+                    0,
                     out.ctypes.data + row * out.strides[0] + offset,
                     out.strides[0],
                     adding,
@@ -156,20 +170,42 @@ def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, st
     return multiply
 
 
-def _scales(matrix: Any, layer: int) -> tuple[int, int]:
-    """Addresses of a layer's scales and excesses; 0 where there are none."""
-    raise NotImplementedError
-
-
-@overload(_scales)
-def _scales_of(matrix: Any, layer: Any) -> Any:
-    def some(matrix: Any, layer: Any) -> Any:
-        return matrix.scales[layer].ctypes.data, matrix.excess[layer].ctypes.data
-
-    def none(matrix: Any, layer: Any) -> Any:
-        return 0, 0
-
-    return some if _held(matrix) == BYTES else none
+def _multiply_sixes(
+    matrix: Any, layer: Any, given: Any, steps: Any, start: Any, stop: Any, out: Any, adding: Any
+) -> Any:
+    rows, lower = len(given), given.shape[1] // 2
+    inputs = lower * GROUP // (GROUP + 4)
+    groups, following = inputs // GROUP, given.strides[0]
+    totals, spread = np.empty((rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
+    bytes_there = spread.ctypes.data + (-spread.ctypes.data) % LINE
+    for bundle in range(start // OUTPUTS, stop // OUTPUTS):
+        totals[:] = 0
+        place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0] + bundle * groups * LINES * LINE
+        for group in range(groups):
+            scales = place + 3 * QUADS * LINE
+            some, sums, there = (
+                given.ctypes.data + group * GROUP,
+                given.ctypes.data + inputs + group * 4,
+                totals.ctypes.data,
+            )
+            if rows == 2:
+                add_group(True, 2, place, scales, some, sums, lower, following, there)
+            elif rows == 1:
+                add_group(True, 1, place, scales, some, sums, lower, following, there)
+            else:
+                unpack(place, bytes_there)
+                for _ in range(rows // 2):
+                    add_group(False, 2, bytes_there, scales, some, sums, lower, following, there)
+                    some, sums, there = some + 2 * following, sums + 2 * following, there + 2 * OUTPUTS * 4
+                if rows % 2:
+                    add_group(False, 1, bytes_there, scales, some, sums, lower, following, there)
+            place += LINES * LINE
+        units = matrix.units[layer, bundle * OUTPUTS : (bundle + 1) * OUTPUTS]
+        for row in range(rows):
+            target = out[row, bundle * OUTPUTS : (bundle + 1) * OUTPUTS]
+            for k in range(OUTPUTS):
+                value = totals[row, k] * (steps[row] * units[k])
+                target[k] = target[k] + value if adding else value
 
 
 def spread(

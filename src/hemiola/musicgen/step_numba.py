@@ -14,7 +14,7 @@ import numpy as np
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import exp, gelu
 from hemiola.kernels.meeting_numba import meet
-from hemiola.kernels.tile_numba import BLOCKS
+from hemiola.kernels.sixes_numba import OUTPUTS
 from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen.products_numba import give, kept, multiply, room, spread
 
@@ -72,15 +72,16 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
     given, wide = room(weights.self_qkv, rows, width), room(weights.fc2, rows, inner.shape[1])
     fused, steps = np.empty((rows, 3 * width), np.float32), np.empty(rows, np.float32)
     scores = np.empty(LANES * max(music.keys.shape[3], text.keys.shape[3]), np.float32)
-    first_head, last_head = heads * part // parts, heads * (part + 1) // parts
-    first, last = _share(width, part, parts)
-    first_inner, last_inner = _share(inner.shape[1], part, parts)
+    first, last = _share(width, LANES, part, parts)
+    first_value, last_value = _share(width, n, part, parts)
+    first_head, last_head = first_value // n, last_value // n
+    first_inner, last_inner = _share(inner.shape[1], LANES, part, parts)
     for layer in range(len(weights.norms)):
         norms = weights.norms[layer]
         _give_normed(weights.self_qkv, hidden, norms[0], given, steps)
         for kind in range(3):
             start = kind * width
-            multiply(weights.self_qkv, layer, given, steps, start + first_head * n, start + last_head * n, fused, False)
+            multiply(weights.self_qkv, layer, given, steps, start + first_value, start + last_value, fused, False)
         for row in range(rows):
             for head in range(first_head, last_head):
                 own, out = fused[row].reshape(3, heads, n), mixed[row].reshape(heads, n)[head]
@@ -92,7 +93,7 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
         meet(board.counts, parts)
         if readers:
             _give_normed(weights.query, hidden[:readers], norms[1], given, steps)
-            multiply(weights.query, layer, given[:readers], steps, first_head * n, last_head * n, fused, False)
+            multiply(weights.query, layer, given[:readers], steps, first_value, last_value, fused, False)
             for row in range(readers):
                 for head in range(first_head, last_head):
                     own, out = fused[row].reshape(3, heads, n), mixed[row].reshape(heads, n)[head]
@@ -111,7 +112,7 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
         multiply(weights.fc2, layer, wide, steps, first, last, hidden, True)
         meet(board.counts, parts)
     _give_normed(weights.heads, hidden, weights.last_norm, given, steps)
-    first, last = _share(logits.shape[1], part, parts)
+    first, last = _share(logits.shape[1], LANES, part, parts)
     multiply(weights.heads, 0, given, steps, first, last, logits, False)
 
 
@@ -126,11 +127,13 @@ def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, v
 
 
 @compiled
-def _share(count: int, part: int, parts: int) -> tuple[int, int]:
-    """Outputs from the first to the last of a thread: whole blocks, and where it can be those that stand together."""
-    blocks = count // LANES
-    first, last = blocks * part // parts, blocks * (part + 1) // parts
-    return (first - first % BLOCKS) * LANES, (last - last % BLOCKS if part + 1 < parts else last) * LANES
+def _share(count: int, unit: int, part: int, parts: int) -> tuple[int, int]:
+    """Outputs from the first to the last of a thread: whole units, and where it can be whole bundles of outputs."""
+    size = unit
+    while size % OUTPUTS:
+        size += unit
+    pieces = count // size
+    return pieces * part // parts * size, pieces * (part + 1) // parts * size if part + 1 < parts else count
 
 
 @compiled
@@ -167,9 +170,13 @@ def _remember(memory: Any, layer: int, row: int, head: int, place: int, key: np.
     """Write a key and a value [n] down."""
     keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
     inputs = keys.shape[3]
-    for k in range(len(key)):
-        keys[place // LANES, k // inputs, place % LANES, k % inputs] = kept(key[k], keys)
-        values[k // LANES, place // inputs, k % LANES, place % inputs] = kept(value[k], values)
+    block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
+    for first in range(0, len(key), inputs):
+        for k in range(inputs):
+            keys[block, first // inputs, lane, k] = kept(key[first + k], keys)
+    for first in range(0, len(value), LANES):
+        for k in range(LANES):
+            values[first // LANES, group, k, side] = kept(value[first + k], values)
 
 
 @compiled

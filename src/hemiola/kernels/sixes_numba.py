@@ -1,0 +1,161 @@
+"""Products with matrices of six-bit weights, by instructions that multiply bytes.
+
+A weight is a whole number from -32 to 31 times the scale of its group, `GROUP` inputs of one output; a scale is a byte
+times what stands for the whole output. Rows that are multiplied are whole numbers of 16 bits, as two bytes, so that
+hardly anything but the weights is rounded: a sum in a group is exact.
+
+A bundle has `OUTPUTS` outputs. For each group of inputs it holds, for eight times four inputs, two lines with the lower
+four bits of the weights of four blocks of outputs, and a line with their upper two; and at last a line of scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from hemiola.kernels import compiling_numba as compiling
+from hemiola.kernels.vectors_numba import (
+    BYTE,
+    FLOATS,
+    INT32,
+    INT64,
+    INTS,
+    LANES,
+    NOTHING,
+    everywhere,
+    external,
+    fetch,
+    load,
+    stepped,
+    store,
+)
+
+LINE = 64  # bytes
+GROUP = 32  # inputs with one scale
+BLOCKS = 4
+OUTPUTS = BLOCKS * LANES  # of a bundle
+INPUTS = 4  # that one instruction multiplies and adds up, for each output
+QUADS = GROUP // INPUTS
+LINES = 3 * QUADS + 1  # of a group
+ZERO = 32  # what is stored of a weight of 0
+LARGEST = 127 * 256 + 127  # of what is multiplied
+_AHEAD = 32 * LINE  # memory is asked for that far before it is read; by trial
+
+
+def supported() -> bool:
+    """Whether this machine has what these products are made of."""
+    return compiling.supported("avx512f", "avx512bw", "avx512vnni")
+
+
+@intrinsic
+def unpack(context: Any, packed: Any, spread: Any) -> Any:
+    """Write a group's weights to the address `spread` as bytes [QUADS, BLOCKS, LANES, INPUTS]."""
+
+    def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+        source, target = arguments
+        for quad in range(QUADS):
+            for block, weights in enumerate(_unpacked(builder, source, quad)):
+                place = INT64((quad * BLOCKS + block) * LINE)
+                store(builder, weights, builder.add(target, place))
+
+    return types.void(*[types.intp] * 2), generate
+
+
+@intrinsic(prefer_literal=True)
+def add_group(
+    context: Any,
+    is_packed: Any,
+    rows: Any,
+    weights: Any,
+    scales: Any,
+    given: Any,
+    sums: Any,
+    lower: Any,
+    following: Any,
+    totals: Any,
+) -> Any:
+    """Add what a group of inputs makes of one row or two to totals float32 [rows, OUTPUTS].
+
+    is_packed, rows: constants. Addresses: weights, a group as it is packed or as `unpack` leaves it; its scales int8
+    [OUTPUTS]; given, the upper bytes of the group's inputs in the first row; sums, int32, what their products are to
+    be added to. Of both, the lower bytes' are `lower` bytes on, and the second row's `following`.
+    """
+
+    def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+        function = _group(builder.module, bool(is_packed.literal_value), rows.literal_value)
+        builder.call(function, arguments[2:])
+
+    return types.void(is_packed, rows, *[types.intp] * 7), generate
+
+
+def _group(module: Any, is_packed: bool, rows: int) -> Any:
+    name = f"hemiola_sixes_{'packed' if is_packed else 'spread'}_{rows}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 7), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    source, scales, given, sums, lower, following, totals = function.args
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    away = [
+        builder.add(stepped(builder, INT64(0), row, following), half)
+        for row in range(rows)
+        for half in (INT64(0), lower)
+    ]
+    starts = [builder.add(given, each) for each in away]
+    begins = [everywhere(builder, load(builder, INT32, builder.add(sums, each))) for each in away]
+    found_sums = [[begin] * BLOCKS for begin in begins]
+    dot = external(builder, "llvm.x86.avx512.vpdpbusd.512", INTS, *[INTS] * 3)
+    for quad in range(QUADS):
+        if is_packed:
+            blocks = _unpacked(builder, source, quad)
+        else:
+            places = [INT64((quad * BLOCKS + block) * LINE) for block in range(BLOCKS)]
+            blocks = [load(builder, INTS, builder.add(source, place)) for place in places]
+        for number, start in enumerate(starts):
+            numbers = everywhere(builder, load(builder, INT32, builder.add(start, INT64(quad * INPUTS))))
+            found_sums[number] = [
+                builder.call(dot, [total, each, numbers]) for total, each in zip(found_sums[number], blocks)
+            ]
+    if is_packed:
+        fetch(builder, builder.add(source, INT64(_AHEAD + 3 * QUADS * LINE)))
+    fused = external(builder, f"llvm.fma.v{LANES}f32", FLOATS, *[FLOATS] * 3)
+    upper = ir.Constant(FLOATS, [256.0] * LANES)
+    for block in range(BLOCKS):
+        place = builder.add(scales, INT64(block * LANES))
+        narrow = builder.load(builder.inttoptr(place, ir.VectorType(BYTE, LANES).as_pointer()), align=1)
+        scale = builder.sitofp(builder.sext(narrow, INTS), FLOATS)
+        for row in range(rows):
+            high, low = (builder.sitofp(found_sums[2 * row + half][block], FLOATS) for half in range(2))
+            whole = builder.call(fused, [high, upper, low])
+            place = builder.add(totals, INT64((row * OUTPUTS + block * LANES) * 4))
+            store(builder, builder.call(fused, [whole, scale, load(builder, FLOATS, place)]), place)
+    builder.ret_void()
+    return function
+
+
+def _unpacked(builder: Any, source: Any, quad: int) -> list[Any]:
+    """The weights of four inputs and four blocks of outputs, with nothing but zeros above their six bits."""
+    places = [INT64((3 * quad + line) * LINE) for line in range(3)]
+    for place in places:
+        fetch(builder, builder.add(builder.add(source, place), INT64(_AHEAD)))
+    *nibbles, pairs = (load(builder, INTS, builder.add(source, place)) for place in places)
+    lower, upper = (ir.Constant(INTS, [mask * 0x01010101] * LANES) for mask in (0x0F, 0x30))
+    found = []
+    for block in range(BLOCKS):
+        nibble = nibbles[block // 2]
+        if block % 2:
+            nibble = builder.lshr(nibble, ir.Constant(INTS, [4] * LANES))
+        shift = 4 - 2 * block
+        if shift > 0:
+            moved = builder.shl(pairs, ir.Constant(INTS, [shift] * LANES))
+        elif shift < 0:
+            moved = builder.lshr(pairs, ir.Constant(INTS, [-shift] * LANES))
+        else:
+            moved = pairs
+        found.append(builder.or_(builder.and_(nibble, lower), builder.and_(moved, upper)))
+    return found
