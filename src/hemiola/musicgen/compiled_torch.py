@@ -17,11 +17,12 @@ from hemiola.kernels.sixes_numba import GROUP, OUTPUTS
 from hemiola.kernels.team_torch import counts, team
 from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, WHOLES, supported
 from hemiola.kernels.vectors_numba import LANES
-from hemiola.musicgen import products_numba, step_numba
+from hemiola.musicgen import choosing_numba, products_numba, step_numba
 from hemiola.musicgen.batch import Batch
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.products_numba import SIXES, Plain, Sixes
+from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.session_torch import Engine, Session
 from hemiola.musicgen.step_numba import Board, Memory, Weights
 
@@ -160,6 +161,27 @@ class Steps:
         team().run(step_numba.remember, memory, index, keys, values)
 
 
+class CompiledPicker:
+    """Picks as a `Picker` does that keeps no share of the probability (top-p)."""
+
+    def __init__(self, settings: Sequence[Sampling], vocab_size: int) -> None:
+        self.top_k = np.array([min(each.top_k or vocab_size, vocab_size) for each in settings])
+        self.temperature = np.array([each.temperature for each in settings], np.float32)
+        self.room = np.empty(vocab_size, np.float32)
+
+    @staticmethod
+    def fits(settings: Sequence[Sampling]) -> bool:
+        """Whether these are settings that it knows."""
+        return all(each.top_p in (None, 1) for each in settings)
+
+    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Logits and noise float32 [B, K, vocab] -> tokens int64 [B, K]; vocab where the logits are no numbers."""
+        tokens = torch.empty(logits.shape[:2], dtype=torch.long)
+        arrays = logits.numpy(), noise.contiguous().numpy()
+        choosing_numba.pick(*arrays, self.top_k, self.temperature, self.room, tokens.numpy())
+        return tokens
+
+
 class CompiledSession(Session):
     """A session whose steps are taken by kernels, once what is longer than a step has been read."""
 
@@ -170,6 +192,22 @@ class CompiledSession(Session):
         first = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
         lengths = [1 if each is None else len(each) for each in states[: self.text_rows]]
         self.steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, lengths)
+        settings = [job.sampling for job in batch.jobs]
+        if CompiledPicker.fits(settings):
+            self.picker = CompiledPicker(settings, decoder.config.vocab_size)
+
+    def _embed(self, tokens: Tensor, position: int) -> Tensor:
+        if tokens.shape[2] > 1 or (self.ahead and not position):
+            return super()._embed(tokens, position)
+        hidden = torch.empty(self.rows, self.decoder.config.hidden_size)
+        table, places = self.decoder.embeddings.numpy(), self.positions[:, position].numpy()
+        choosing_numba.embed(tokens[..., 0].numpy(), self.repeats.numpy(), table, places, hidden.numpy())
+        return hidden
+
+    def _guided(self, logits: Tensor) -> Tensor:
+        guided = torch.empty(len(self.partners), logits.shape[1])
+        choosing_numba.guide(logits.numpy(), self.partners.numpy(), self.guidance.flatten().numpy(), guided.numpy())
+        return guided.unflatten(1, (self.decoder.config.num_codebooks, -1))
 
     def _logits(self, hidden: Tensor, place: int, count: int) -> Tensor:
         return self.steps(hidden, place) if count == 1 else super()._logits(hidden, place, count)

@@ -16,6 +16,7 @@ from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, ROWS, WHOLES, til
 from hemiola.kernels.vectors_numba import LANES
 
 SIXES = 6  # what a matrix holds, beside the kinds of tile_numba.py
+STREAMS = 2  # bundles of outputs that a thread works on side by side
 
 _F32 = np.float32
 _VECTOR = 4 * LANES  # bytes of a block's group
@@ -173,39 +174,46 @@ def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, st
 def _multiply_sixes(
     matrix: Any, layer: Any, given: Any, steps: Any, start: Any, stop: Any, out: Any, adding: Any
 ) -> Any:
-    rows, lower = len(given), given.shape[1] // 2
-    inputs = lower * GROUP // (GROUP + 4)
-    groups, following = inputs // GROUP, given.strides[0]
-    totals, spread = np.empty((rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
-    bytes_there = spread.ctypes.data + (-spread.ctypes.data) % LINE
-    for bundle in range(start // OUTPUTS, stop // OUTPUTS):
-        totals[:] = 0
-        place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0] + bundle * groups * LINES * LINE
+    rows, groups = len(given), given.shape[1] // 2 // (GROUP + 4)
+    totals, weights = np.empty((STREAMS, rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
+    unpacked = weights.ctypes.data + (-weights.ctypes.data) % LINE
+    bundle, last, size = start // OUTPUTS, stop // OUTPUTS, groups * LINES * LINE
+    while bundle < last:
+        # Memory gives more where several stretches of it are read at once.
+        count = min(STREAMS, last - bundle)
+        totals[:count] = 0
+        place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0] + bundle * size
         for group in range(groups):
-            scales = place + 3 * QUADS * LINE
-            some, sums, there = (
-                given.ctypes.data + group * GROUP,
-                given.ctypes.data + inputs + group * 4,
-                totals.ctypes.data,
-            )
-            if rows == 2:
-                add_group(True, 2, place, scales, some, sums, lower, following, there)
-            elif rows == 1:
-                add_group(True, 1, place, scales, some, sums, lower, following, there)
-            else:
-                unpack(place, bytes_there)
-                for _ in range(rows // 2):
-                    add_group(False, 2, bytes_there, scales, some, sums, lower, following, there)
-                    some, sums, there = some + 2 * following, sums + 2 * following, there + 2 * OUTPUTS * 4
-                if rows % 2:
-                    add_group(False, 1, bytes_there, scales, some, sums, lower, following, there)
-            place += LINES * LINE
-        units = matrix.units[layer, bundle * OUTPUTS : (bundle + 1) * OUTPUTS]
-        for row in range(rows):
-            target = out[row, bundle * OUTPUTS : (bundle + 1) * OUTPUTS]
-            for k in range(OUTPUTS):
-                value = totals[row, k] * (steps[row] * units[k])
-                target[k] = target[k] + value if adding else value
+            for each in range(count):
+                _add_group(place + each * size + group * LINES * LINE, given, group, unpacked, totals[each])
+        for each in range(count):
+            first = (bundle + each) * OUTPUTS
+            units = matrix.units[layer, first : first + OUTPUTS]
+            for row in range(rows):
+                target, found, step = out[row, first : first + OUTPUTS], totals[each, row], steps[row]
+                for k in range(OUTPUTS):
+                    value = found[k] * (step * units[k])
+                    target[k] = target[k] + value if adding else value
+        bundle += count
+
+
+@compiled
+def _add_group(place: int, given: np.ndarray, group: int, unpacked: int, totals: np.ndarray) -> None:
+    rows, lower, following = len(given), given.shape[1] // 2, given.strides[0]
+    scales, there = place + 3 * QUADS * LINE, totals.ctypes.data
+    some = given.ctypes.data + group * GROUP
+    sums = given.ctypes.data + lower * GROUP // (GROUP + 4) + group * 4
+    if rows == 2:
+        add_group(True, 2, place, scales, some, sums, lower, following, there)
+    elif rows == 1:
+        add_group(True, 1, place, scales, some, sums, lower, following, there)
+    else:
+        unpack(place, unpacked)
+        for _ in range(rows // 2):
+            add_group(False, 2, unpacked, scales, some, sums, lower, following, there)
+            some, sums, there = some + 2 * following, sums + 2 * following, there + 2 * OUTPUTS * 4
+        if rows % 2:
+            add_group(False, 1, unpacked, scales, some, sums, lower, following, there)
 
 
 def spread(

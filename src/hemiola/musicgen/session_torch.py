@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -42,7 +42,9 @@ class Session:
         self.noise = Noise(batch)
         self.partners = torch.tensor(batch.partners, device=like.device)
         self.guidance = torch.tensor([[[job.sampling.guidance]] for job in batch.jobs], device=like.device)
-        self.picker = Picker([job.sampling for job in batch.jobs], config.vocab_size, like.device)
+        self.picker: Callable[[Tensor, Tensor], Tensor] = Picker(
+            [job.sampling for job in batch.jobs], config.vocab_size, like.device
+        )
         openings = [] if config.melody is None else self._openings(batch, states)
         self._open(openings, batch.steps)
         shape = (2, self.rows, config.num_attention_heads, self.ahead + batch.steps, config.head_dim)

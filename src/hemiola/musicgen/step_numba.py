@@ -105,8 +105,9 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Any, board: Any,
         _give_normed(weights.fc1, hidden, norms[2], given, steps)
         multiply(weights.fc1, layer, given, steps, first_inner, last_inner, inner, False)
         for row in range(rows):
-            for k in range(first_inner, last_inner):
-                inner[row, k] = gelu(inner[row, k])
+            some = inner[row, first_inner:last_inner]  # as an array of its own it is done in vectors
+            for k in range(len(some)):
+                some[k] = gelu(some[k])
         meet(board.counts, parts)
         _give_rows(weights.fc2, inner, wide, steps)
         multiply(weights.fc2, layer, wide, steps, first, last, hidden, True)
