@@ -78,11 +78,11 @@ def add_group(
     following: Any,
     totals: Any,
 ) -> Any:
-    """Add what a group of inputs makes of one row or two to totals float32 [rows, OUTPUTS].
+    """Add what a group of inputs makes of one row, two or three to totals float32 [rows, OUTPUTS].
 
     is_packed, rows: constants. Addresses: weights, a group as it is packed or as `unpack` leaves it; its scales int8
     [OUTPUTS]; given, the upper bytes of the group's inputs in the first row; sums, int32, what their products are to
-    be added to. Of both, the lower bytes' are `lower` bytes on, and the second row's `following`.
+    be added to. Of both, the lower bytes' are `lower` bytes on, and the next row's `following`.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:

@@ -106,21 +106,21 @@ def _give_to(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
         reach = max(np.int32(largest).view(np.float32), _SMALLEST)
         rate, width, half = _F32(LARGEST) / reach, len(source), len(out) // 2
         steps[row] = reach / _F32(LARGEST)
-        upper, lower = out[:width], out[half : half + width]
-        for k in range(width):
-            whole = np.int32(np.floor(source[k] * rate + _F32(0.5)))
-            above = np.int32(whole + 128) >> 8
-            upper[k] = np.int8(above)
-            lower[k] = np.int8(whole - (above << 8))
         # Stored weights are too large by ZERO, which sums begin without.
         upper_sums, lower_sums = out[width:half].view(np.int32), out[half + width :].view(np.int32)
         for group in range(len(upper_sums)):
-            first, second = np.int32(0), np.int32(0)
-            for k in range(group * GROUP, (group + 1) * GROUP):
-                first += np.int32(upper[k])
-                second += np.int32(lower[k])
-            upper_sums[group] = np.int32(-ZERO) * first
-            lower_sums[group] = np.int32(-ZERO) * second
+            first, above, below = group * GROUP, _F32(0), _F32(0)
+            some = source[first : first + GROUP]
+            upper, lower = out[first : first + GROUP], out[half + first : half + first + GROUP]
+            for k in range(GROUP):
+                # In floats, which hold such numbers exactly: numba would make integers of 64 bits of them.
+                whole = np.floor(some[k] * rate + _F32(0.5))
+                high = np.floor(whole * _F32(1 / 256) + _F32(0.5))
+                low = whole - high * _F32(256)
+                above += high
+                below += low
+                upper[k], lower[k] = np.int8(np.int32(high)), np.int8(np.int32(low))
+            upper_sums[group], lower_sums[group] = np.int32(-ZERO * above), np.int32(-ZERO * below)
 
     return halved if _held(matrix) == SIXES else copied
 
@@ -209,10 +209,12 @@ def _add_group(place: int, given: np.ndarray, group: int, unpacked: int, totals:
         add_group(True, 1, place, scales, some, sums, lower, following, there)
     else:
         unpack(place, unpacked)
-        for _ in range(rows // 2):
+        for _ in range(rows // 3):
+            add_group(False, 3, unpacked, scales, some, sums, lower, following, there)
+            some, sums, there = some + 3 * following, sums + 3 * following, there + 3 * OUTPUTS * 4
+        if rows % 3 == 2:
             add_group(False, 2, unpacked, scales, some, sums, lower, following, there)
-            some, sums, there = some + 2 * following, sums + 2 * following, there + 2 * OUTPUTS * 4
-        if rows % 2:
+        elif rows % 3 == 1:
             add_group(False, 1, unpacked, scales, some, sums, lower, following, there)
 
 
