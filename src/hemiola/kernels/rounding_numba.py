@@ -42,7 +42,8 @@ def rounded(
             least, best = _F32(np.inf), 1
             for trial in range(_TRIALS):
                 wanted = reach / (_F32(ZERO) * unit) * (_LONGEST - _FINER * _F32(trial))
-                scale = side * min(max(np.int32(wanted + _F32(0.5)), 1), _BYTE)
+                size = int(wanted + _F32(0.5))
+                scale = side * min(max(size, 1), _BYTE)
                 error = _error(some, _F32(scale) * unit)
                 if error < least:
                     least, best = error, scale

@@ -78,7 +78,7 @@ def _are_numbers(some: np.ndarray) -> bool:
     bits, largest = some.view(np.int32), np.int32(0)
     for k in range(len(bits)):
         largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
-    return largest <= _INFINITE
+    return bool(largest <= _INFINITE)
 
 
 @compiled
@@ -98,4 +98,4 @@ def _exceeding(some: np.ndarray, least: np.float32) -> int:
     count = np.int32(0)
     for k in range(len(some)):
         count += np.int32(some[k] > least)
-    return count
+    return int(count)

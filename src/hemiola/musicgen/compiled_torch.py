@@ -31,10 +31,12 @@ _KINDS = {"int8": SIXES, "bfloat16": HALVES, "float32": WHOLES}
 
 def fits(config: DecoderConfig, choice: Backend) -> bool:
     """Whether there are kernels for this choice that run on this machine, and suit these sizes."""
-    sizes = config.head_dim, config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
+    sizes = config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
     if _held(choice) == "int8":
-        return sixes_numba.supported() and supported(HALVES) and not any(size % OUTPUTS for size in sizes[1:])
-    return supported(_KINDS[_held(choice)]) and not any(size % LANES for size in sizes)
+        there, unit = sixes_numba.supported() and supported(HALVES), OUTPUTS
+    else:
+        there, unit = supported(_KINDS[_held(choice)]), LANES
+    return there and config.head_dim % LANES == 0 and not any(size % unit for size in sizes)
 
 
 def _held(choice: Backend) -> str:
@@ -241,6 +243,8 @@ def _in_sixes(matrices: Sequence[Tensor]) -> Sixes:
     for index, matrix in enumerate(matrices):
         weight = matrix.t().contiguous().numpy()
         team().run(rounding_numba.rounded, weight, codes, scales, units[index])
+        # Kernels do not look whether a weight is a number: what it is multiplied by says it for all of its output.
+        units[index, ~np.isfinite(weight).all(1)] = np.nan
         sixes_layout.laid_out(codes, scales, packed[index])
     return Sixes(packed, units)
 
