@@ -79,7 +79,12 @@ def measure(
     contenders = {f"{OURS} {dtype}": _ours(model, work) for dtype, model in models.items()}
     contenders |= {f"{RIVAL} {dtype}": _theirs(checkpoint, work, dtype) for dtype in rivals}
     weights = sum(each.numel() for each in _step_weights(SIZES[work.size]))
-    needed = {name: weights * _BYTES[name.split()[1]] * work.steps for name in contenders}
+    needed = {name: int(weights * _BYTES[name.split()[1]] * work.steps) for name in contenders}
+    # Compiled steps say themselves how much of a byte a weight takes.
+    for dtype, model in models.items():
+        kernels = getattr(model.engine, "kernels", None)
+        if kernels is not None:
+            needed[f"{OURS} {dtype}"] = int(weights * kernels.bytes_a_weight * work.steps)
     with torch.inference_mode():
         outcomes = contest(contenders, rounds, bytes_read=needed, progress=progress)
     roof = copy_gb_per_second() if work.device == "cpu" else None

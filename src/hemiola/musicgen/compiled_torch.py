@@ -13,9 +13,9 @@ from torch import Tensor
 from hemiola.backend import Backend
 from hemiola.kernels import rounding_numba, sixes_layout, sixes_numba
 from hemiola.kernels.memory import lined
-from hemiola.kernels.sixes_numba import GROUP, OUTPUTS
+from hemiola.kernels.sixes_numba import GROUP, LINE, LINES, OUTPUTS
 from hemiola.kernels.team_torch import counts, team
-from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, WHOLES, supported
+from hemiola.kernels.tile_numba import BLOCKS, GROUP_BYTES, HALVES, INPUTS, WHOLES, supported
 from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen import choosing_numba, products_numba, step_numba
 from hemiola.musicgen.batch import Batch
@@ -100,6 +100,11 @@ class Kernels:
             reader = _with(layer.reader, text, index) if layer.reader else None
             layers[index] = replace(_with(layer, music, index), reader=reader)
         decoder.heads = PackedMatrix(heads, 0, config.num_codebooks * config.vocab_size)
+
+    @property
+    def bytes_a_weight(self) -> float:
+        """Bytes that a step reads for each weight of a matrix."""
+        return LINES * LINE / (GROUP * OUTPUTS) if self.kind == SIXES else GROUP_BYTES[self.kind] / INPUTS[self.kind]
 
     def _pack(self, layers: Sequence[Any], name: str) -> Sixes | Plain:
         """The matrices [in, out] of that name in all layers."""

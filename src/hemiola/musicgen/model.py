@@ -48,6 +48,11 @@ class MusicgenModel:
             known = config.text.vocab_size
             raise WeightsError(f"the tokenizer has {tokenizer.vocab_size} tokens and the text encoder knows {known}")
 
+    @property
+    def engine(self) -> Any:
+        """The backend's own engine, for whoever measures or takes apart what it does."""
+        return self._engine
+
     @classmethod
     def from_pretrained(
         cls,
