@@ -22,7 +22,7 @@ CALL = {"forward": "__call__"}
 # What only one side has a use for, and why.
 ONE_SIDED = {
     "seanet_torch.py": {"upsampled"},  # MLX's own transposed convolution is as quick as the product
-    "stream_torch.py": {"run", "parted", "Gathered", "InTiles"},  # the deepest layers see several tiles at once
+    "stream_torch.py": {"quickest", "run", "parted", "Gathered", "InTiles"},  # kernels; deep layers see many frames
     "encodec_torch.py": {"to_checkpoint", "save"},  # checkpoints are written by training, and training is in torch
     "fused_torch.py": {"_packed"},  # MLX has a function that finds the matrices
     "decoder_torch.py": {"attend"},  # quick gradients, and training is in torch

@@ -49,6 +49,7 @@ def layer(
                     _BLOCK,
                     GATES * _BLOCK,
                     before.ctypes.data + row * before.strides[0],
+                    before.strides[0],
                     width,
                     0,
                     0,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hemiola.codec import seanet_torch as seanet
 from hemiola.codec.kernels_torch import elu, pad, summed
 from hemiola.codec.lstm_torch import State, steps_of
+from hemiola.kernels.presence import needing_numba
 
 
 class ConvStream:
@@ -110,6 +111,22 @@ STREAMS: dict[type, Callable[[Any, bool], Callable[[Tensor, bool], Tensor]]] = {
 }
 
 
+# A smaller network is done before kernels are loaded: from so many channels next to the audio on they are worth it.
+COMPILED_FROM = 32
+
+
+def quickest(network: seanet.Seanet) -> dict[type, Callable[[Any, bool], Callable[[Tensor, bool], Tensor]]]:
+    """Streams by kinds of layers, whose convolutions are compiled where there are kernels for the network."""
+    specs = [layer.spec for layer in network.layers if isinstance(layer, (seanet.Conv, seanet.ConvTranspose))]
+    first = next(network.parameters())
+    if (first.device.type, first.dtype) != ("cpu", torch.float32):
+        return STREAMS
+    if min(max(spec.inputs, spec.outputs) for spec in specs) < COMPILED_FROM:
+        return STREAMS
+    compiled = needing_numba("hemiola.codec.stream_compiled_torch", "torch carries out a codec's convolutions")
+    return STREAMS if compiled is None else {**STREAMS, **compiled.STREAMS}
+
+
 class SeanetStream:
     """An encoder or a decoder, fed block by block. With group norm, the first block has to be the whole.
 
@@ -124,7 +141,8 @@ class SeanetStream:
         wanted = [
             (layer, isinstance(before, seanet.Elu)) for layer, before in pairs if not isinstance(layer, seanet.Elu)
         ]
-        self.steps = [STREAMS[type(layer)](layer, activated) for layer, activated in wanted]
+        streams = quickest(network)
+        self.steps = [streams[type(layer)](layer, activated) for layer, activated in wanted]
         if tile is not None and deep is not None:
             self.steps = parted(self.steps, tile, deep)
 

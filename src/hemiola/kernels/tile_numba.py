@@ -36,6 +36,7 @@ BYTES, HALVES, THREES, WHOLES = 0, 1, 2, 3  # what a packed matrix holds: int8, 
 INPUTS = {BYTES: 4, HALVES: 2, THREES: 1, WHOLES: 1}  # in a group
 GROUP_BYTES = {BYTES: 4, HALVES: 4, THREES: 3, WHOLES: 4}  # of one output
 BLOCKS, ROWS = 4, 6  # whose sums fit into the registers
+_COUNTS = {WHOLES: (1, 2, BLOCKS)}  # of blocks that go together, where it is not one or all
 _FEATURES = {BYTES: ("avx512f", "avx512vnni"), THREES: ("avx512f", "avx512vbmi")}
 
 _AHEAD = 1536  # bytes: so far before they are read memory is asked for them; by trial
@@ -56,6 +57,7 @@ def tile(
     apart: Any,
     onward: Any,
     given: Any,
+    between: Any,
     depth: Any,
     steps: Any,
     scales: Any,
@@ -64,19 +66,20 @@ def tile(
     stride: Any,
     adding: Any,
 ) -> Any:
-    """Products of `blocks` blocks of outputs, 1 or BLOCKS, with up to ROWS rows, into or onto `out`.
+    """Products of `blocks` blocks of outputs, 1 or BLOCKS, with up to ROWS rows, into or onto `out`; of WHOLES, 2 too.
 
     The kind is a constant. Addresses: packed [depth, blocks, LANES] groups, blocks `apart` bytes from each other and
-    the next groups `onward` bytes on; given [rows, depth] groups, of unsigned bytes or of float32; out float32 [rows,
-    blocks * LANES], its rows `stride` bytes apart. Sums of bytes lose their excess int32 [outputs], and are multiplied
-    by steps float32 [rows] and scales float32 [outputs]. Of three bytes, 16 behind the last are read.
+    the next groups `onward` bytes on; given [rows, depth] groups, of unsigned bytes or of float32, its rows `between`
+    bytes apart; out float32 [rows, blocks * LANES], its rows `stride` bytes apart. Sums of bytes lose their excess
+    int32 [outputs], and are multiplied by steps float32 [rows] and scales float32 [outputs]. Of three bytes, 16 behind
+    the last are read.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
         shape = builder.add(builder.mul(arguments[1], INT64(ROWS)), arguments[2])
         done = builder.append_basic_block("done")
         choice = builder.switch(shape, done)
-        for count, size in itertools.product((1, BLOCKS), range(1, ROWS + 1)):
+        for count, size in itertools.product(_COUNTS.get(kind.literal_value, (1, BLOCKS)), range(1, ROWS + 1)):
             case = builder.append_basic_block(f"tile_{count}_{size}")
             choice.add_case(INT64(count * ROWS + size), case)
             builder.position_at_end(case)
@@ -84,7 +87,7 @@ def tile(
             builder.branch(done)
         builder.position_at_end(done)
 
-    return types.void(kind, *[types.intp] * 12, types.boolean), generate
+    return types.void(kind, *[types.intp] * 13, types.boolean), generate
 
 
 def _tile(module: Any, kind: int, blocks: int, rows: int) -> Any:
@@ -92,23 +95,22 @@ def _tile(module: Any, kind: int, blocks: int, rows: int) -> Any:
     name = f"hemiola_tile_{kind}_{blocks}_{rows}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 10 + [ir.IntType(1)]), name)
+    function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 11 + [ir.IntType(1)]), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    packed, apart, onward, given, depth, steps, scales, excess, out, stride, adding = function.args
+    packed, apart, onward, given, between, depth, steps, scales, excess, out, stride, adding = function.args
     entry, loop, done = (function.append_basic_block(each) for each in ("entry", "loop", "done"))
     zeros = ir.Constant(INTS if kind == BYTES else FLOATS, [0] * LANES)
     given_bytes = 4 if kind == BYTES else 4 * INPUTS[kind]  # a group of a row
 
     builder = ir.IRBuilder(entry)
-    row_bytes = builder.mul(depth, INT64(given_bytes))
     builder.branch(loop)
 
     builder.position_at_end(loop)
     group = builder.phi(INT64)
     before = [[builder.phi(zeros.type) for _ in range(rows)] for _ in range(blocks)]
     start = builder.add(given, builder.mul(group, INT64(given_bytes)))
-    spread = [_spread(builder, kind, stepped(builder, start, row, row_bytes)) for row in range(rows)]
+    spread = [_spread(builder, kind, stepped(builder, start, row, between)) for row in range(rows)]
     start = builder.add(packed, builder.mul(group, onward))
     after = []
     for block in range(blocks):

@@ -158,6 +158,7 @@ def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, st
                     _VECTOR,
                     onward,
                     given.ctypes.data + row * given.strides[0],
+                    given.strides[0],
                     depth,
                     0,
                     0,
@@ -235,7 +236,21 @@ def _spread_by(packed: Any, block: Any, last: Any, group: Any, depth: Any, given
             start = packed.ctypes.data + block * packed.strides[0] + group * packed.strides[1]
             target = out.ctypes.data + block * LANES * 4
             tile(
-                kind, blocks, 1, start, packed.strides[0], _VECTOR, given.ctypes.data, depth, 0, 0, 0, target, 0, False
+                kind,
+                blocks,
+                1,
+                start,
+                packed.strides[0],
+                _VECTOR,
+                given.ctypes.data,
+                0,
+                depth,
+                0,
+                0,
+                0,
+                target,
+                0,
+                False,
             )
             block += blocks
 
