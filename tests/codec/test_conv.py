@@ -175,7 +175,7 @@ def test_blocks_of_a_wide_codec_join_to_the_whole(name: str) -> None:
 def test_torch_carries_out_what_kernels_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     def kinds(config: EncodecConfig, dtype: torch.dtype = torch.float32) -> set[type]:
         steps = EncoderStream(Encodec(config).to(dtype)).network.steps
-        return {type(step) for step in steps if isinstance(step, (ConvStream, ResidualStream))}
+        return {type(step) for step in steps if isinstance(step, (ConvStream, ResidualStream, CompiledResidualStream))}
 
     ours, torchs = {CompiledConvStream, CompiledResidualStream}, {ConvStream, ResidualStream}
     assert kinds(wide()) == ours
