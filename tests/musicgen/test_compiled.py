@@ -33,14 +33,14 @@ from hemiola.musicgen.session_torch import Engine
 # Where it cannot be installed, or the processor has no such instructions, torch takes the steps.
 pytest.importorskip("numba")
 
-from hemiola.kernels import compiling_numba, rounding_numba, tile_numba
+from hemiola.kernels import compiling_numba, rounding_numba, sixes_numba, tile_numba
 from hemiola.kernels.team_torch import Team
 from hemiola.musicgen import compiled_torch
 from hemiola.musicgen.compiled_torch import CompiledEngine, Kernels
 from hemiola.musicgen.fused_torch import FusedDecoder
 
 HELD = ("float32", "bfloat16", "int8")
-if not all(tile_numba.supported(kind) for kind in (tile_numba.BYTES, tile_numba.WHOLES)):
+if not (sixes_numba.supported() and tile_numba.supported(tile_numba.WHOLES)):
     pytest.skip("this processor has no AVX-512", allow_module_level=True)
 
 SIZES = DecoderConfig(64, 64, 3, 4, 128, initializer_factor=0.3)

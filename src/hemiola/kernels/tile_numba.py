@@ -1,8 +1,8 @@
 """Products with packed matrices, a tile of outputs and rows at a time: their sums stay in registers.
 
 A packed matrix has its outputs in blocks of `LANES`, `BLOCKS` of them side by side, and of each output as many inputs
-as fill a group: four signed bytes, which one instruction multiplies and adds up, two bfloat16, which become float32 by
-a shift, one float32, or three bytes of one. What a thread reads of it is one stretch of memory.
+as fill a group: two bfloat16, which become float32 by a shift, one float32, or three bytes of one. What a thread reads
+of it is one stretch of memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from hemiola.kernels import compiling_numba as compiling
 from hemiola.kernels.vectors_numba import (
     FLOAT,
     FLOATS,
-    INT32,
     INT64,
     INTS,
     LANES,
@@ -32,12 +31,12 @@ from hemiola.kernels.vectors_numba import (
     stepped,
 )
 
-BYTES, HALVES, THREES, WHOLES = 0, 1, 2, 3  # what a packed matrix holds: int8, bfloat16, 3 bytes of float32, float32
-INPUTS = {BYTES: 4, HALVES: 2, THREES: 1, WHOLES: 1}  # in a group
-GROUP_BYTES = {BYTES: 4, HALVES: 4, THREES: 3, WHOLES: 4}  # of one output
+HALVES, THREES, WHOLES = 2, 3, 4  # what a packed matrix holds: so many bytes of every float32
+INPUTS = {HALVES: 2, THREES: 1, WHOLES: 1}  # in a group
+GROUP_BYTES = {HALVES: 4, THREES: 3, WHOLES: 4}  # of one output
 BLOCKS, ROWS = 4, 6  # whose sums fit into the registers
 _COUNTS = {WHOLES: (1, 2, BLOCKS)}  # of blocks that go together, where it is not one or all
-_FEATURES = {BYTES: ("avx512f", "avx512vnni"), THREES: ("avx512f", "avx512vbmi")}
+_FEATURES = {THREES: ("avx512f", "avx512vbmi")}
 
 _AHEAD = 1536  # bytes: so far before they are read memory is asked for them; by trial
 
@@ -59,9 +58,6 @@ def tile(
     given: Any,
     between: Any,
     depth: Any,
-    steps: Any,
-    scales: Any,
-    excess: Any,
     out: Any,
     stride: Any,
     adding: Any,
@@ -69,10 +65,8 @@ def tile(
     """Products of `blocks` blocks of outputs, 1 or BLOCKS, with up to ROWS rows, into or onto `out`; of WHOLES, 2 too.
 
     The kind is a constant. Addresses: packed [depth, blocks, LANES] groups, blocks `apart` bytes from each other and
-    the next groups `onward` bytes on; given [rows, depth] groups, of unsigned bytes or of float32, its rows `between`
-    bytes apart; out float32 [rows, blocks * LANES], its rows `stride` bytes apart. Sums of bytes lose their excess
-    int32 [outputs], and are multiplied by steps float32 [rows] and scales float32 [outputs]. Of three bytes, 16 behind
-    the last are read.
+    the next groups `onward` bytes on; given float32 [rows, depth] groups, its rows `between` bytes apart; out float32
+    [rows, blocks * LANES], its rows `stride` bytes apart. Of three bytes, 16 behind the last are read.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
@@ -87,7 +81,7 @@ def tile(
             builder.branch(done)
         builder.position_at_end(done)
 
-    return types.void(kind, *[types.intp] * 13, types.boolean), generate
+    return types.void(kind, *[types.intp] * 10, types.boolean), generate
 
 
 def _tile(module: Any, kind: int, blocks: int, rows: int) -> Any:
@@ -95,13 +89,13 @@ def _tile(module: Any, kind: int, blocks: int, rows: int) -> Any:
     name = f"hemiola_tile_{kind}_{blocks}_{rows}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 11 + [ir.IntType(1)]), name)
+    function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 8 + [ir.IntType(1)]), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    packed, apart, onward, given, between, depth, steps, scales, excess, out, stride, adding = function.args
+    packed, apart, onward, given, between, depth, out, stride, adding = function.args
     entry, loop, done = (function.append_basic_block(each) for each in ("entry", "loop", "done"))
-    zeros = ir.Constant(INTS if kind == BYTES else FLOATS, [0] * LANES)
-    given_bytes = 4 if kind == BYTES else 4 * INPUTS[kind]  # a group of a row
+    zeros = ir.Constant(FLOATS, [0] * LANES)
+    given_bytes = 4 * INPUTS[kind]  # a group of a row
 
     builder = ir.IRBuilder(entry)
     builder.branch(loop)
@@ -110,7 +104,7 @@ def _tile(module: Any, kind: int, blocks: int, rows: int) -> Any:
     group = builder.phi(INT64)
     before = [[builder.phi(zeros.type) for _ in range(rows)] for _ in range(blocks)]
     start = builder.add(given, builder.mul(group, INT64(given_bytes)))
-    spread = [_spread(builder, kind, stepped(builder, start, row, between)) for row in range(rows)]
+    spread = [_spread(builder, INPUTS[kind], stepped(builder, start, row, between)) for row in range(rows)]
     start = builder.add(packed, builder.mul(group, onward))
     after = []
     for block in range(blocks):
@@ -130,34 +124,22 @@ def _tile(module: Any, kind: int, blocks: int, rows: int) -> Any:
     builder.position_at_end(done)
     for block in range(blocks):
         place = INT64(block * 4 * LANES)
-        if kind == BYTES:
-            scale = load(builder, FLOATS, builder.add(scales, place))
-            surplus = load(builder, INTS, builder.add(excess, place))
         for row, total in enumerate(after[block]):
-            if kind == BYTES:
-                step = everywhere(builder, load(builder, FLOAT, stepped(builder, steps, row, INT64(4))))
-                whole = builder.sitofp(builder.sub(total, surplus), FLOATS)
-                total = builder.fmul(whole, builder.fmul(step, scale))
             target = builder.inttoptr(builder.add(stepped(builder, out, row, stride), place), FLOATS.as_pointer())
-            onto = builder.select(adding, builder.load(target, align=4), ir.Constant(FLOATS, [0] * LANES))
+            onto = builder.select(adding, builder.load(target, align=4), zeros)
             builder.store(builder.fadd(total, onto), target, align=4)
     builder.ret_void()
     return function
 
 
-def _spread(builder: Any, kind: int, start: Any) -> list[Any]:
-    """One group of a row, each of its operands the same in all lanes."""
-    if kind == BYTES:
-        return [everywhere(builder, load(builder, INT32, start))]
-    places = [stepped(builder, start, each, INT64(4)) for each in range(INPUTS[kind])]
+def _spread(builder: Any, inputs: int, start: Any) -> list[Any]:
+    """One group of a row, each of its inputs the same in all lanes."""
+    places = [stepped(builder, start, each, INT64(4)) for each in range(inputs)]
     return [everywhere(builder, load(builder, FLOAT, place)) for place in places]
 
 
 def _added(builder: Any, kind: int, totals: Sequence[Any], spread: Sequence[Sequence[Any]], weights: Any) -> list[Any]:
     """The sums of a block's rows, with one more group of weights."""
-    if kind == BYTES:
-        dot = external(builder, "llvm.x86.avx512.vpdpbusd.512", INTS, *[INTS] * 3)
-        return [builder.call(dot, [total, *given, weights]) for total, given in zip(totals, spread)]
     parts = [weights]
     if kind == HALVES:
         low = builder.shl(weights, ir.Constant(INTS, [16] * LANES))
