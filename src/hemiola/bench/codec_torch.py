@@ -48,7 +48,13 @@ def measure(folder: Path, size: str, seconds: Seconds, rounds: int, progress: Pr
     }
     with torch.inference_mode():
         outcomes = contest(works, rounds, progress=progress)
-        apart = {} if config.normalize else _apart(ours.decode(given), decode_theirs()[..., : audio.shape[-1]])
+        apart = {}
+        if not config.normalize:
+            latents = theirs.encoder(torch.from_numpy(audio)[None])[0].numpy()
+            apart = {
+                "audio_share_of_peak": _apart(ours.decode(given), decode_theirs()[..., : audio.shape[-1]]),
+                "latents_share_of_peak": _apart(ours.latents(audio), latents),
+            }
     length = float(config.timebase.seconds(audio.shape[-1]))
     pairs = [{name: each for name, each in outcomes.items() if name.endswith(way)} for way in ("encode", "decode")]
     return {
@@ -94,5 +100,5 @@ def _same(config: EncodecConfig, encoded: Encoded, coded: Any) -> Encoded:
     return Encoded(codes, None, encoded.length, batched=False)
 
 
-def _apart(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    return {"audio_share_of_peak": float(np.abs(found - expected).max() / np.abs(expected).max())}
+def _apart(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
