@@ -35,7 +35,8 @@ class Backend:
 def choose(name: str = "auto", device: str = "auto", dtype: str = "float32", quantize: int | None = None) -> Backend:
     """Settle `auto` into names that work here, or raise BackendError with what to install or to ask for instead.
 
-    The dtype int8 is float32 with the decoder's matrices quantised to 8 bits; auto is what is fast without being heard.
+    The dtype int8 is float32 with the decoder's matrices quantised to 8 bits, or to 6 and scales where its steps are
+    compiled; auto is what is fast without being heard.
     """
     name = _framework(name)
     if dtype not in (*DTYPES, "int8", "auto"):

@@ -70,8 +70,9 @@ class MusicGen:
     ) -> MusicGen:
         """Load `sketch` (bundled), a folder, or a hub name such as `facebook/musicgen-small@revision`.
 
-        `dtype` is float32, bfloat16, float16, int8 (float32 with the decoder's matrices in 8 bits) or auto (fast
-        without being heard). `quantize` keeps the matrices in 8 bits, on MLX also in 4: not the same music.
+        `dtype` is float32, bfloat16, float16, int8 (float32 with the decoder's matrices in 8 bits, in 6 and scales
+        where a large model's steps are compiled) or auto (fast without being heard). `quantize` keeps the matrices in
+        8 bits as int8 does, on MLX also in 4: not the same music.
         Raises WeightsError, DownloadError or BackendError.
         """
         return cls(
