@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hemiola.codec import seanet_torch as seanet
-from hemiola.codec.kernels_torch import elu, pad, summed
+from hemiola.codec.kernels_torch import elu, one_group_normed, pad, summed
 from hemiola.codec.lstm_torch import State, steps_of
 from hemiola.kernels.presence import needing_numba
 
@@ -259,5 +259,5 @@ def empty(x: Tensor, width: int) -> Tensor:
 
 
 def normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """Group norm has its channels in the middle."""
-    return norm(x.mT).mT if isinstance(norm, nn.GroupNorm) else x
+    """Group norm has its channels in the middle; x may be written over."""
+    return one_group_normed(x, norm) if isinstance(norm, nn.GroupNorm) else x
