@@ -15,6 +15,7 @@ from hemiola.codec import tiles
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import DecoderStream, Encodec, EncoderStream
 from hemiola.codec.encoded import Encoded, Part
+from hemiola.codec.kernels_torch import one_group_normed
 from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError
 
@@ -253,3 +254,16 @@ def test_codes_that_are_kept_do_not_keep_the_layers_memory() -> None:
     """Eleven minutes; with the parts in a list it grew by 170 MB."""
     grown = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
     assert int(grown.stdout) < 60_000
+
+
+def test_group_norm_in_place_is_torchs_of_a_second_of_sound() -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(1, 32)
+    norm.weight.data.normal_()
+    norm.bias.data.normal_()
+    x = torch.randn(2, 48000, 32) * torch.rand(32) + 3  # a mean that lies far from 0
+    x[1, 100:] = 3
+    with torch.inference_mode():
+        expected = torch.nn.functional.group_norm(x.mT.double(), 1, norm.weight.double(), norm.bias.double(), norm.eps)
+        found = one_group_normed(x.clone(), norm)
+    assert (found - expected.mT).abs().max() < 1e-5 * expected.abs().max()

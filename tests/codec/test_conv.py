@@ -15,7 +15,7 @@ from torch.nn import functional
 
 pytest.importorskip("numba")
 
-from hemiola.codec import plan, stream_torch
+from hemiola.codec import plan
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.conv_compiled_torch import CompiledProduct, CompiledUpsampling, fits
 from hemiola.codec.encodec_torch import DecoderStream, Encodec, EncoderStream
@@ -190,4 +190,8 @@ def test_torch_carries_out_what_kernels_cannot(monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="numba cannot be loaded"):
         patch.setitem(sys.modules, "hemiola.codec.stream_compiled_torch", None)
         assert kinds(wide()) == torchs
-    assert stream_torch.COMPILED_FROM == 32
+    broken = torch.nn.Conv1d(16, 16, 3)
+    assert fits(broken, plan.Conv(16, 16, 3, 1, 1, 2, 0, "reflect", False))
+    with torch.no_grad():
+        broken.weight[4, 5, 1] = torch.nan  # torch passes it on for all to see
+    assert not fits(broken, plan.Conv(16, 16, 3, 1, 1, 2, 0, "reflect", False))

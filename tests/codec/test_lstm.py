@@ -50,8 +50,9 @@ def test_blocks_of_steps_join_to_what_torch_makes_of_all(width: int, rows: int) 
 
 
 @torch.inference_mode()
-def test_a_state_that_was_given_is_left_alone() -> None:
-    ours, x = CompiledLstm(lively(32)), torch.randn(5, 1, 32)
+@pytest.mark.parametrize("kind", [CompiledLstm, TorchLstm])
+def test_a_state_that_was_given_is_left_alone(kind: type[CompiledLstm] | type[TorchLstm]) -> None:
+    ours, x = kind(lively(32)), torch.randn(5, 1, 32)
     _, state = ours(x, None)
     kept = [each.clone() for each in state]
     first, second = ours(x, state)[0], ours(x, state)[0]
@@ -92,6 +93,15 @@ def test_torch_takes_the_steps_where_kernels_cannot(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="numba cannot be loaded"):
         patch.setitem(sys.modules, "hemiola.codec.lstm_compiled_torch", None)
         assert isinstance(steps_of(large), TorchLstm)
+
+
+def test_weights_that_are_not_numbers_are_left_to_torch_which_passes_them_on() -> None:
+    lstm = torch.nn.LSTM(512, 512)
+    with torch.no_grad():
+        lstm.weight_hh_l0[700, 3] = torch.nan
+        steps = steps_of(lstm)
+        assert isinstance(steps, TorchLstm)
+        assert steps(torch.ones(3, 1, 512), None)[0][2].isnan().any()
 
 
 @torch.inference_mode()

@@ -22,6 +22,9 @@ def fits(conv: nn.Conv1d | nn.ConvTranspose1d, spec: plan.Conv | plan.ConvTransp
     weight = conv.weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not supported(WHOLES):
         return False
+    # Kernels take every number for one: what is none is left to torch, which passes it on for all to see.
+    if not bool((weight.detach().sum() + cast(Tensor, conv.bias).detach().sum()).isfinite()):
+        return False
     if isinstance(spec, plan.ConvTranspose):
         return spec.stride * spec.outputs % LANES == 0
     return spec.dilation == 1 and (spec.outputs % LANES == 0 or LANES % spec.outputs == 0)

@@ -16,8 +16,13 @@ from hemiola.kernels.vectors_numba import LANES
 
 
 def fits(lstm: nn.LSTM) -> bool:
-    """Whether there is a kernel for these sizes that runs on this machine."""
-    return supported(THREES) and lstm.hidden_size % LANES == 0
+    """Whether there is a kernel for these sizes that runs on this machine, and the weights are numbers.
+
+    Kernels take every number for one: what is none is left to torch, which passes it on for all to see.
+    """
+    if not supported(THREES) or lstm.hidden_size % LANES:
+        return False
+    return all(bool(each.detach().sum().isfinite()) for each in lstm.parameters())
 
 
 class CompiledLstm:

@@ -42,7 +42,7 @@ class TorchLstm:
             y, state = self.lstm(x, state)
             return y, state
         zeros = x.new_zeros(self.lstm.num_layers, *x.shape[1:])
-        h, c = (zeros, zeros.clone()) if state is None else state
+        h, c = (zeros, zeros.clone()) if state is None else map(torch.clone, state)
         for hidden, cell, weights in zip(h, c, self.lstm.all_weights):
             x = lstm_steps(x, hidden, cell, weights)
             hidden.copy_(x[-1])

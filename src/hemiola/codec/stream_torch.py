@@ -17,6 +17,9 @@ from hemiola.codec.kernels_torch import elu, one_group_normed, pad, summed
 from hemiola.codec.lstm_torch import State, steps_of
 from hemiola.kernels.presence import needing_numba
 
+# A smaller network is done before kernels are loaded: from so many channels next to the audio on they are worth it.
+COMPILED_FROM = 32
+
 
 class ConvStream:
     """A convolution, of what is `activated` first or not; it keeps the samples that its next window begins with."""
@@ -109,10 +112,6 @@ STREAMS: dict[type, Callable[[Any, bool], Callable[[Tensor, bool], Tensor]]] = {
     seanet.Residual: ResidualStream,
     seanet.Lstm: LstmStream,
 }
-
-
-# A smaller network is done before kernels are loaded: from so many channels next to the audio on they are worth it.
-COMPILED_FROM = 32
 
 
 def quickest(network: seanet.Seanet) -> dict[type, Callable[[Any, bool], Callable[[Tensor, bool], Tensor]]]:
