@@ -252,6 +252,14 @@ def test_tokens_are_picked_as_torch_picks_them(
     assert found[0, 1] == 64
 
 
+@pytest.mark.parametrize("held", HELD)
+def test_what_a_step_reads_is_what_it_is_said_to_read(folders: dict[str, Path], held: str) -> None:
+    kernels = loaded(folders["mono"], held, True).engine.kernels
+    packed = kernels.weights.fc1.packed
+    count = SIZES.num_hidden_layers * SIZES.hidden_size * SIZES.ffn_dim
+    assert packed.nbytes == count * kernels.bytes_a_weight
+
+
 def test_a_share_of_the_probability_is_left_to_torch(folders: dict[str, Path]) -> None:
     job = Job("calm", 13, seed=2, sampling=Sampling(top_k=None, top_p=0.4))
     ours, theirs = (tokens(loaded(folders["mono"], "float32", each), job) for each in (True, False))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_LINE = 64  # bytes
+LINE = 64  # bytes that memory gives a processor at once
 _SPARE = 64  # bytes behind the end, for a vector that reaches over it
 
 
@@ -20,6 +20,6 @@ def lined(shape: Sequence[int], number: DTypeLike) -> NDArray[Any]:
     has to be looked up every 64 lines.
     """
     size = math.prod(shape) * np.dtype(number).itemsize
-    room = np.empty(size + _LINE + _SPARE, np.uint8)
-    start = -room.ctypes.data % _LINE
+    room = np.empty(size + LINE + _SPARE, np.uint8)
+    start = -room.ctypes.data % LINE
     return room[start : start + size].view(number).reshape(shape)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemiola.kernels.sixes_numba import BLOCKS, GROUP, INPUTS, LINE, LINES, OUTPUTS, QUADS
+from hemiola.kernels.memory import LINE
+from hemiola.kernels.sixes_numba import BLOCKS, GROUP, INPUTS, LINES, OUTPUTS, QUADS
 
 
 def laid_out(codes: np.ndarray, scales: np.ndarray, out: np.ndarray) -> None:

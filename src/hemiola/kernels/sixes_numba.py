@@ -18,6 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from hemiola.kernels import compiling_numba as compiling
+from hemiola.kernels.memory import LINE
 from hemiola.kernels.vectors_numba import (
     BYTE,
     FLOATS,
@@ -34,7 +35,6 @@ from hemiola.kernels.vectors_numba import (
     store,
 )
 
-LINE = 64  # bytes
 GROUP = 32  # inputs with one scale
 BLOCKS = 4
 OUTPUTS = BLOCKS * LANES  # of a bundle

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-LINE = 8  # int64 in a line of the processor's cache
+from hemiola.kernels.memory import LINE
 
 
 def counts() -> np.ndarray:
     """What `meeting_numba.meet` counts in, int64 [2, n]: nobody has come yet."""
-    return np.zeros((2, LINE), np.int64)
+    return np.zeros((2, LINE // np.dtype(np.int64).itemsize), np.int64)
 
 
 class Team:

@@ -67,7 +67,9 @@ def pick(
                 for k in range(vocab):
                     room[k] = some[k] / temperature[job] + chance[k]
             best = _largest(room)
-            while temperature[job] != 0 and _exceeding(some, some[best]) >= top_k[job]:
+            for _ in range(vocab):
+                if temperature[job] == 0 or _exceeding(some, some[best]) < top_k[job]:
+                    break
                 room[best] = -np.finfo(np.float32).max
                 best = _largest(room)
             out[job, codebook] = best

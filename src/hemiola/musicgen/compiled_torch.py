@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hemiola.backend import Backend
 from hemiola.kernels import rounding_numba, sixes_layout, sixes_numba
-from hemiola.kernels.memory import lined
-from hemiola.kernels.sixes_numba import GROUP, LINE, LINES, OUTPUTS
+from hemiola.kernels.memory import LINE, lined
+from hemiola.kernels.sixes_numba import GROUP, LINES, OUTPUTS
 from hemiola.kernels.team_torch import counts, team
 from hemiola.kernels.tile_numba import BLOCKS, GROUP_BYTES, HALVES, INPUTS, WHOLES, supported
 from hemiola.kernels.vectors_numba import LANES

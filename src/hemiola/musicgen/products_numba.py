@@ -11,7 +11,8 @@ import numpy as np
 from numba.extending import overload
 
 from hemiola.kernels.compiling_numba import compiled
-from hemiola.kernels.sixes_numba import GROUP, LARGEST, LINE, LINES, OUTPUTS, QUADS, ZERO, add_group, unpack
+from hemiola.kernels.memory import LINE
+from hemiola.kernels.sixes_numba import GROUP, LARGEST, LINES, OUTPUTS, QUADS, ZERO, add_group, unpack
 from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, ROWS, WHOLES, tile
 from hemiola.kernels.vectors_numba import LANES
 

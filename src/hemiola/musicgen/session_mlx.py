@@ -89,6 +89,11 @@ class Session:
             allowed[row, ..., : 1 if each is None else len(each)] = True
             if each is None:
                 continue
+            same = next(index for index, other in enumerate(states) if other is each)
+            if same < row:
+                for cache in self.text_caches:
+                    cache[:, row] = cache[:, same]
+                continue
             projected = self.decoder.project(each)
             for layer, cache in zip(self.decoder.layers, self.text_caches):
                 assert layer.reader is not None

@@ -1,8 +1,8 @@
 """One step of decoding, as every thread of a team carries it out.
 
 A thread has its share of the heads and of every product's outputs. Where it needs what the others made, all meet; in
-between nothing is called, and no weight is fetched twice. Numbers are those of session_torch.py: sums in float32 or, of
-bytes, in exact integers.
+between nothing is called, and no weight is fetched twice. Sums are in float32 or, of bytes, in exact integers for each
+group of inputs.
 """
 
 from __future__ import annotations
