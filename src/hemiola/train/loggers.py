@@ -55,11 +55,12 @@ def _csv(folder: Path, flush_every_steps: int, resume: bool) -> CSVLogger:
 def _carry_over(logger: CSVLogger, folder: Path) -> None:
     """Keep the metrics of all steps before the checkpoint; those after it will be logged again."""
     path = folder / "metrics.csv"
-    if not path.exists():
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    except FileNotFoundError:  # nothing was logged, or a process that does not know its rank yet has just opened it
         return
     steps = checkpoints.steps(checkpoints.progress(folder / checkpoints.LAST))
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
     # Opening the logger's file empties it.
     logger.experiment.metrics.extend(row for row in rows if int(row["step"]) < steps)
     logger.save()
