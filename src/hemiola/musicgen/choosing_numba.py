@@ -1,6 +1,8 @@
-"""What comes before and after the layers of a step, for whom torch's calls would take longer than the work."""
+"""What comes before and after the layers of a step: tokens become rows, and logits the next tokens."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,69 +12,67 @@ _F32 = np.float32
 _INFINITE = 0x7F800000  # bits; those of no number are larger
 
 
+class Choice(NamedTuple):
+    """What a batch's tokens are read and picked by, for all of its steps."""
+
+    table: np.ndarray  # float32 [K * (vocab + 1), d]: what the tokens of each codebook become
+    positions: np.ndarray  # float32 [1 or rows, places, d], what is added
+    owners: np.ndarray  # int64 [rows], the job of every row
+    partners: np.ndarray  # int64 [jobs], the row that each job steers away from
+    guidance: np.ndarray  # float32 [jobs], how far
+    top_k: np.ndarray  # int64 [jobs]
+    temperature: np.ndarray  # float32 [jobs]
+
+
 @compiled
-def embed(tokens: np.ndarray, owners: np.ndarray, table: np.ndarray, positions: np.ndarray, out: np.ndarray) -> None:
-    """Tokens int64 [jobs, K] by rows of a table [K * (vocab + 1), d], and positions [1 or rows, d] -> out [rows, d]."""
+def embed(choice: Choice, tokens: np.ndarray, position: int, first: int, last: int, out: np.ndarray) -> None:
+    """Tokens int64 [jobs, K] -> out [rows, d], from the column `first` to the last."""
     codebooks = tokens.shape[1]
-    size = len(table) // codebooks
+    size = len(choice.table) // codebooks
     for row in range(len(out)):
-        target = out[row]
-        target[:] = 0
+        target = out[row, first:last]
+        target[:] = choice.positions[row if len(choice.positions) > 1 else 0, position, first:last]
         for codebook in range(codebooks):
-            source = table[codebook * size + tokens[owners[row], codebook]]
+            source = choice.table[codebook * size + tokens[choice.owners[row], codebook], first:last]
             for k in range(len(target)):
                 target[k] += source[k]
-        place = positions[row if len(positions) > 1 else 0]
-        for k in range(len(target)):
-            target[k] += place[k]
 
 
 @compiled
-def guide(logits: np.ndarray, partners: np.ndarray, guidance: np.ndarray, out: np.ndarray) -> None:
-    """Logits [rows, n], the row that each job steers away from [jobs], and how far [jobs] -> out [jobs, n]."""
-    for job in range(len(out)):
-        own, away, target, far = logits[job], logits[partners[job]], out[job], guidance[job]
-        if partners[job] == job:
-            target[:] = own
-        else:
-            for k in range(len(target)):
-                target[k] = away[k] + far * (own[k] - away[k])
+def choose(choice: Choice, job: int, logits: np.ndarray, noise: np.ndarray, guided: np.ndarray) -> int:
+    """A token by logits [rows, vocab] of one codebook and noise [vocab]; vocab where the logits are no numbers."""
+    own, partner, far = logits[job], choice.partners[job], choice.guidance[job]
+    if partner == job:
+        guided[:] = own
+    else:
+        away = logits[partner]
+        for k in range(len(guided)):
+            guided[k] = away[k] + far * (own[k] - away[k])
+    return pick(guided, noise, choice.top_k[job], choice.temperature[job])
 
 
 @compiled
-def pick(
-    logits: np.ndarray,
-    noise: np.ndarray,
-    top_k: np.ndarray,
-    temperature: np.ndarray,
-    room: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """Logits and noise [jobs, K, vocab], settings [jobs] -> tokens int64 [jobs, K]; vocab where they are no numbers.
+def pick(logits: np.ndarray, noise: np.ndarray, top_k: int, temperature: np.float32) -> int:
+    """The token whose logit plus noise [vocab] is the largest, of those that fewer than top_k logits exceed.
 
-    The token whose logit plus noise is the largest, of those that fewer than top_k logits exceed. That is asked of the
-    best, then of the next best: seldom of many. A temperature of 0 takes the largest logit. `room` [vocab] is written
-    over.
+    That is asked of the best, then of the next best: seldom of many. A temperature of 0 takes the largest logit.
+    Where they are no numbers it is vocab.
     """
-    jobs, codebooks, vocab = logits.shape
-    for job in range(jobs):
-        for codebook in range(codebooks):
-            some, chance = logits[job, codebook], noise[job, codebook]
-            if not _are_numbers(some):
-                out[job, codebook] = vocab
-                continue
-            if temperature[job] == 0:
-                room[:] = some
-            else:
-                for k in range(vocab):
-                    room[k] = some[k] / temperature[job] + chance[k]
-            best = _largest(room)
-            for _ in range(vocab):
-                if temperature[job] == 0 or _exceeding(some, some[best]) < top_k[job]:
-                    break
-                room[best] = -np.finfo(np.float32).max
-                best = _largest(room)
-            out[job, codebook] = best
+    vocab = len(logits)
+    if not _are_numbers(logits):
+        return vocab
+    if temperature == 0:
+        return _largest(logits)
+    scores = np.empty(vocab, np.float32)
+    for k in range(vocab):
+        scores[k] = logits[k] / temperature + noise[k]
+    best = _largest(scores)
+    for _ in range(vocab):
+        if _exceeding(logits, logits[best]) < top_k:
+            break
+        scores[best] = -np.finfo(np.float32).max
+        best = _largest(scores)
+    return best
 
 
 @compiled

@@ -17,8 +17,9 @@ from hemiola.kernels.sixes_numba import GROUP, LINES, OUTPUTS
 from hemiola.kernels.team_torch import counts, team
 from hemiola.kernels.tile_numba import BLOCKS, GROUP_BYTES, HALVES, INPUTS, WHOLES, supported
 from hemiola.kernels.vectors_numba import LANES
-from hemiola.musicgen import choosing_numba, products_numba, step_numba
+from hemiola.musicgen import products_numba, step_numba
 from hemiola.musicgen.batch import Batch
+from hemiola.musicgen.choosing_numba import Choice
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.products_numba import SIXES, Plain, Sixes
@@ -26,6 +27,7 @@ from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.session_torch import Engine, Session
 from hemiola.musicgen.step_numba import Board, Memory, Weights
 
+_AT_ONCE = 8  # steps, between which nobody can say stop
 _KINDS = {"int8": SIXES, "bfloat16": HALVES, "float32": WHOLES}
 
 
@@ -154,6 +156,20 @@ class Steps:
         """Keys and values [2, rows, heads, n, head_dim] of layer `index`, from the first place on."""
         self._write(self.music, index, pair)
 
+    def write(
+        self, choice: Choice, read: np.ndarray, ahead: int, position: int, script: np.ndarray, noise: np.ndarray
+    ) -> np.ndarray:
+        """Tokens [jobs, K] at `position`, behind `ahead` places -> those of the next positions, [steps, jobs, K].
+
+        Script [steps, jobs, K] and noise [steps, jobs, K, vocab] are as `step_numba.steps` takes them.
+        """
+        tokens = np.empty((len(script) + 1, *read.shape), np.int64)
+        tokens[0] = read
+        self.board.counts[:] = 0
+        arguments = self.kernels.weights, self.music, self.text, self.board, ahead, choice, position
+        team().run(step_numba.steps, *arguments, script, noise, tokens, counts=self.board.counts)
+        return tokens[1:]
+
     def __call__(self, hidden: Tensor, place: int) -> Tensor:
         """Hidden [rows, d] at `place` -> logits [rows, K * vocab]."""
         self.board.counts[:] = 0
@@ -168,27 +184,6 @@ class Steps:
         team().run(step_numba.remember, memory, index, keys, values)
 
 
-class CompiledPicker:
-    """Picks as a `Picker` does that keeps no share of the probability (top-p)."""
-
-    def __init__(self, settings: Sequence[Sampling], vocab_size: int) -> None:
-        self.top_k = np.array([min(each.top_k or vocab_size, vocab_size) for each in settings])
-        self.temperature = np.array([each.temperature for each in settings], np.float32)
-        self.room = np.empty(vocab_size, np.float32)
-
-    @staticmethod
-    def fits(settings: Sequence[Sampling]) -> bool:
-        """Whether these are settings that it knows."""
-        return all(each.top_p in (None, 1) for each in settings)
-
-    def __call__(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Logits and noise float32 [B, K, vocab] -> tokens int64 [B, K]; vocab where the logits are no numbers."""
-        tokens = torch.empty(logits.shape[:2], dtype=torch.long)
-        arrays = logits.numpy(), noise.contiguous().numpy()
-        choosing_numba.pick(*arrays, self.top_k, self.temperature, self.room, tokens.numpy())
-        return tokens
-
-
 class CompiledSession(Session):
     """A session whose steps are taken by kernels, once what is longer than a step has been read."""
 
@@ -198,30 +193,43 @@ class CompiledSession(Session):
         self.caches = []  # the kernels have a memory of their own
         first = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
         lengths = [1 if each is None else len(each) for each in states[: self.text_rows]]
-        self.steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, lengths)
-        settings = [job.sampling for job in batch.jobs]
-        if CompiledPicker.fits(settings):
-            self.picker = CompiledPicker(settings, decoder.config.vocab_size)
+        self._steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, lengths)
+        self._script = batch.script
+        self._choice = self._choice_for([job.sampling for job in batch.jobs])
 
-    def _embed(self, tokens: Tensor, position: int) -> Tensor:
-        if tokens.shape[2] > 1 or (self.ahead and not position):
-            return super()._embed(tokens, position)
-        hidden = torch.empty(self.rows, self.decoder.config.hidden_size)
-        table, places = self.decoder.embeddings.numpy(), self.positions[:, position].numpy()
-        choosing_numba.embed(tokens[..., 0].numpy(), self.repeats.numpy(), table, places, hidden.numpy())
-        return hidden
+    def _choice_for(self, settings: Sequence[Sampling]) -> Choice | None:
+        """What the kernels pick tokens by; None where a share of the probability is kept (top-p), which is torch's."""
+        if any(each.top_p not in (None, 1) for each in settings):
+            return None
+        vocab = self.decoder.config.vocab_size
+        return Choice(
+            self.decoder.embeddings.numpy(),
+            self.positions.contiguous().numpy(),
+            self.repeats.numpy(),
+            self.partners.numpy(),
+            self.guidance.flatten().numpy(),
+            np.array([min(each.top_k or vocab, vocab) for each in settings]),
+            np.array([each.temperature for each in settings], np.float32),
+        )
 
-    def _guided(self, logits: Tensor) -> Tensor:
-        guided = torch.empty(len(self.partners), logits.shape[1])
-        choosing_numba.guide(logits.numpy(), self.partners.numpy(), self.guidance.flatten().numpy(), guided.numpy())
-        return guided.unflatten(1, (self.decoder.config.num_codebooks, -1))
+    def steps(self, tokens: Tensor | np.ndarray, position: int, most: int) -> list[Tensor]:
+        """Up to `most` steps for `decode`: a few at once, for calling threads and Python takes time too."""
+        read = np.asarray(tokens)
+        opening = read.ndim > 2 and (read.shape[2] > 1 or self.ahead)
+        if self._choice is None or opening:
+            return super().steps(tokens, position, most)
+        places = range(position + 1, position + 1 + min(most, _AT_ONCE))
+        noise = np.stack([self.noise(each) for each in places])
+        script = self._script[places.start : places.stop]
+        read = read.reshape(script.shape[1:])
+        return list(torch.from_numpy(self._steps.write(self._choice, read, self.ahead, position, script, noise)))
 
     def _logits(self, hidden: Tensor, place: int, count: int) -> Tensor:
-        return self.steps(hidden, place) if count == 1 else super()._logits(hidden, place, count)
+        return self._steps(hidden, place) if count == 1 else super()._logits(hidden, place, count)
 
     def _remembered(self, index: int, pair: Tensor, place: int) -> Tensor:
         # Nothing comes before what is read at once.
-        self.steps.remember(index, pair)
+        self._steps.remember(index, pair)
         return pair
 
 

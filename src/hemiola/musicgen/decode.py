@@ -20,31 +20,14 @@ Stop = Callable[[], bool]
 class Session(Protocol):
     """What a backend keeps while it decodes one batch; tokens are its own kind of array, [jobs, K]."""
 
-    def step(self, tokens: Any, position: int) -> Any:
-        """Read the tokens at `position` and write those at the next; the first call reads [jobs, K, n] at once."""
+    def steps(self, tokens: Any, position: int, most: int) -> list[Any]:
+        """Read the tokens at `position` and write those at the next, and so on: one step or more, `most` at most.
+
+        The first call reads [jobs, K, n] at once.
+        """
 
     def fetch(self, written: list[Any]) -> np.ndarray:
         """Bring tokens to the host, int32 [len(written), jobs, K]; this is where a device is waited for."""
-
-
-def positions(
-    batch: Batch, session: Session, *, progress: Progress | None = None, stop: Stop | None = None
-) -> Iterator[Any]:
-    """Write positions `batch.known` ... `batch.steps` and give each one's tokens as soon as its step is issued.
-
-    `progress(done, total)` counts steps. When `stop()` is true, no further step is taken.
-    """
-    total = batch.steps + 1 - batch.known
-    tokens: Any = np.moveaxis(batch.script[: batch.known], 0, -1)
-    position = 0
-    for done in range(total):
-        if stop is not None and stop():
-            return
-        tokens = session.step(tokens, position)
-        position = batch.known + done
-        if progress is not None:
-            progress(done + 1, total)
-        yield tokens
 
 
 def blocks(
@@ -58,22 +41,33 @@ def blocks(
     """Codes, int32 [jobs, K, n], in order and without a gap: prompts first, then each frame when it is complete.
 
     A block holds at least `frames` frames, the last one what is left; None means all in one block. Past the end of a
-    shorter job its row is special. Frame t is ready as soon as step t + max(delays) is taken. A `stop` ends the
-    blocks early. Raises WeightsError when the model's output was not a number.
+    shorter job its row is special. Frame t is ready as soon as step t + max(delays) is taken. `progress(done, total)`
+    counts steps. When `stop()` is true, no further step is taken and the blocks end early. Raises WeightsError when the
+    model's output was not a number.
     """
     size = batch.frames if frames is None else max(1, frames)
-    tail = np.moveaxis(batch.script[: batch.known], 0, -1).astype(np.int32)
+    total = batch.steps + 1 - batch.known
+    tokens: Any = np.moveaxis(batch.script[: batch.known], 0, -1)
+    tail = tokens.astype(np.int32)
     waiting: list[Any] = []
-    sent = 0
-    for tokens in positions(batch, session, progress=progress, stop=stop):
-        waiting.append(tokens)
-        ready = tail.shape[-1] + len(waiting) - 1 - batch.pattern.longest
-        if ready < min(size, batch.frames - sent):
+    done, sent, position = 0, 0, 0
+    while done < total:
+        if stop is not None and stop():
+            return
+        wanted = min(size, batch.frames - sent) + 1 + batch.pattern.longest
+        written = session.steps(tokens, position, max(1, wanted - tail.shape[-1] - len(waiting)))
+        waiting += written
+        tokens, done = written[-1], done + len(written)
+        position = batch.known + done - 1
+        if progress is not None:
+            progress(done, total)
+        if tail.shape[-1] + len(waiting) < wanted:
             continue
         tail = np.concatenate([tail, np.moveaxis(session.fetch(waiting), 0, -1)], axis=-1)
         waiting = []
         codes = batch.pattern.undo(tail)
         _require_codes(batch, codes, sent)
+        ready = codes.shape[-1]
         sent += ready
         # What is left begins one position early, as a pattern does.
         tail = tail[..., ready:]

@@ -99,6 +99,10 @@ class Session:
                 cache[:, row, :, : len(each)] = pair.permute(1, 2, 0, 3)
         self.allowed = None if bool(allowed.all()) else allowed.to(like.device)
 
+    def steps(self, tokens: Tensor | np.ndarray, position: int, most: int) -> list[Tensor]:
+        """One step, and what it wrote, for `decode`."""
+        return [self.step(tokens, position)]
+
     @torch.inference_mode()
     def step(self, tokens: Tensor | np.ndarray, position: int) -> Tensor:
         """Tokens [jobs, K] at `position`, or [jobs, K, n] from 0 on -> those at the next position, [jobs, K]."""

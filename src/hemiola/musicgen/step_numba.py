@@ -1,4 +1,4 @@
-"""One step of decoding, as every thread of a team carries it out.
+"""Steps of decoding, as every thread of a team carries them out.
 
 A thread has its share of the heads and of every product's outputs. Where it needs what the others made, all meet; in
 between nothing is called, and no weight is fetched twice. Sums are in float32 or, of bytes, in exact integers for each
@@ -16,6 +16,7 @@ from hemiola.kernels.functions_numba import exp, gelu
 from hemiola.kernels.meeting_numba import meet
 from hemiola.kernels.sixes_numba import OUTPUTS
 from hemiola.kernels.vectors_numba import LANES
+from hemiola.musicgen.choosing_numba import Choice, choose, embed
 from hemiola.musicgen.products_numba import give, kept, multiply, room, spread
 
 _F32 = np.float32
@@ -57,6 +58,46 @@ class Board(NamedTuple):
     mixed: np.ndarray  # [rows, d]
     inner: np.ndarray  # [rows, ffn_dim]
     logits: np.ndarray  # [rows, K * vocab]
+
+
+@compiled
+def steps(
+    part: int,
+    parts: int,
+    weights: Any,
+    music: Any,
+    text: Any,
+    board: Any,
+    ahead: int,
+    choice: Choice,
+    position: int,
+    script: np.ndarray,
+    noise: np.ndarray,
+    tokens: np.ndarray,
+) -> None:
+    """What thread `part` of `parts` does to write tokens[1:] by what stands before them, int64 [steps + 1, jobs, K].
+
+    tokens[0] are read at `position`, which is the place `ahead` + position. Script int64 [steps, jobs, K] has what is
+    written whatever the model says, and less than 0 elsewhere. Noise is [steps, jobs, K, vocab].
+    """
+    width = board.hidden.shape[1]
+    first, last = _share(width, LANES, part, parts)
+    _, jobs, codebooks, vocab = noise.shape
+    guided = np.empty(vocab, np.float32)
+    for index in range(len(noise)):
+        embed(choice, tokens[index], position + index, first, last, board.hidden)
+        meet(board.counts, parts)
+        step(part, parts, weights, music, text, board, ahead + position + index)
+        meet(board.counts, parts)
+        # As far as shares are whole codebooks, a thread's own logits.
+        for codebook in range(codebooks * part // parts, codebooks * (part + 1) // parts):
+            some = board.logits[:, codebook * vocab : (codebook + 1) * vocab]
+            for job in range(jobs):
+                wanted = script[index, job, codebook]
+                if wanted < 0:
+                    wanted = choose(choice, job, some, noise[index, job, codebook], guided)
+                tokens[index + 1, job, codebook] = wanted
+        meet(board.counts, parts)
 
 
 @compiled
