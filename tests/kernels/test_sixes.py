@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from hemiola.kernels import rounding_numba, sixes_layout, sixes_numba
+from hemiola.kernels import rounding_numba, sixes_numba
 from hemiola.kernels.memory import lined
 
 GROUP = sixes_numba.GROUP
@@ -47,10 +47,11 @@ def test_each_weight_has_its_six_bits_and_each_group_its_scale() -> None:
     rng = np.random.default_rng(1)
     codes = rng.integers(64, size=(128, 3 * GROUP)).astype(np.uint8)
     scales = rng.integers(-127, 128, size=(128, 3)).astype(np.int8)
-    out = lined((sixes_layout.size(*codes.shape),), np.uint8)
+    out = lined((sixes_numba.size(*codes.shape),), np.uint8)
     assert out.ctypes.data % 64 == 0
     assert out.size * 8 == codes.size * 6 + scales.size * 8
-    sixes_layout.laid_out(codes, scales, out)
+    for part in range(2):
+        rounding_numba.laid_out(part, 2, codes, scales, out)
     for output, place in [(0, 0), (17, 5), (63, 31), (64, 32), (100, 70), (127, 95)]:
         bundle, block, lane = output // 64, output % 64 // 16, output % 16
         group, quad, byte = place // GROUP, place % GROUP // 4, lane * 4 + place % 4

@@ -22,7 +22,7 @@ from hemiola.backend import choose
 from hemiola.bench.generate_torch import guided_logits
 from hemiola.errors import WeightsError
 from hemiola.musicgen import model as musicgen_model
-from hemiola.musicgen.batch import Job
+from hemiola.musicgen.batch import Batch, Job
 from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.model import MusicgenModel, engine_for
@@ -35,16 +35,19 @@ pytest.importorskip("numba")
 
 from hemiola.kernels import compiling_numba, rounding_numba, sixes_numba, tile_numba
 from hemiola.kernels.team_torch import Team
-from hemiola.musicgen import compiled_torch
+from hemiola.musicgen import compiled_torch, packed_torch, reading_torch
 from hemiola.musicgen.choosing_numba import pick
-from hemiola.musicgen.compiled_torch import CompiledEngine, Kernels
+from hemiola.musicgen.compiled_torch import CompiledEngine
 from hemiola.musicgen.fused_torch import FusedDecoder
+from hemiola.musicgen.packed_torch import Kernels
+from hemiola.musicgen.reading_numba import Folded
 
 HELD = ("float32", "bfloat16", "int8")
 if not (sixes_numba.supported() and tile_numba.supported(tile_numba.WHOLES)):
     pytest.skip("this processor has no AVX-512", allow_module_level=True)
 
 SIZES = DecoderConfig(64, 64, 3, 4, 128, initializer_factor=0.3)
+WIDE = replace(SIZES, hidden_size=128)  # where texts of up to 16 tokens are folded
 MELODY = MelodyConfig(chroma_length=7)
 PROMPT = np.random.default_rng(2).integers(64, size=(4, 6))
 JOBS = [
@@ -61,6 +64,7 @@ JOBS = [
 def folders(checkpoint_of: Callable[[DecoderConfig], Path]) -> dict[str, Path]:
     kinds = {
         "mono": SIZES,
+        "wide": WIDE,
         "stereo": replace(SIZES, num_codebooks=8, audio_channels=2),
         "melody": replace(SIZES, melody=MELODY),
     }
@@ -95,9 +99,9 @@ def product(held: str, weight: np.ndarray, hidden: np.ndarray, total: np.ndarray
             self.matrix = torch.tensor(weight).t()
 
     kernels = object.__new__(Kernels)
-    kernels.kind = compiled_torch._KINDS[held]
+    kernels.kind = packed_torch._KINDS[held]
     matrices = kernels._pack([Layer(weight * scale) for scale in (2, 1, 3)], "matrix")
-    packed = compiled_torch.PackedMatrix(matrices, 1, len(weight))
+    packed = packed_torch.PackedMatrix(matrices, 1, len(weight))
     given = torch.tensor(hidden)
     return (packed.times(given) if total is None else packed.plus_times(torch.tensor(total), given)).numpy()
 
@@ -149,9 +153,19 @@ def test_bytes_of_nothing_are_nothing() -> None:
 
 
 @pytest.mark.parametrize("held", HELD)
-@pytest.mark.parametrize("name", ["layers.1.fc1.weight", "layers.2.self_attn_layer_norm.weight", "lm_heads.0.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers.1.fc1.weight",
+        "layers.2.self_attn_layer_norm.weight",
+        "lm_heads.0.weight",
+        "layers.1.encoder_attn.q_proj.weight",
+        "layers.0.encoder_attn.v_proj.weight",
+        "enc_to_dec_proj.weight",
+    ],
+)
 def test_weights_that_are_not_numbers_are_said(folders: dict[str, Path], tmp_path: Path, held: str, name: str) -> None:
-    folder = shutil.copytree(folders["mono"], tmp_path / "broken")
+    folder = shutil.copytree(folders["wide"], tmp_path / "broken")
     tensors = load_file(folder / "model.safetensors")
     (full,) = (each for each in tensors if each.endswith(name))
     save_file(tensors | {full: torch.full_like(tensors[full], torch.nan)}, folder / "model.safetensors")
@@ -159,7 +173,7 @@ def test_weights_that_are_not_numbers_are_said(folders: dict[str, Path], tmp_pat
         tokens(loaded(folder, held, True), JOBS[0])
 
 
-@pytest.mark.parametrize("kind", ["mono", "stereo", "melody"])
+@pytest.mark.parametrize("kind", ["mono", "wide", "stereo", "melody"])
 def test_the_tokens_are_those_that_torch_writes(folders: dict[str, Path], kind: str) -> None:
     jobs = [replace(job, prompt=None) if kind == "stereo" else job for job in JOBS]
     ours, torchs = (loaded(folders[kind], "float32", compiled) for compiled in (True, False))
@@ -171,7 +185,7 @@ def test_the_tokens_are_those_that_torch_writes(folders: dict[str, Path], kind: 
     assert np.array_equal(tokens(ours, job)[0], tokens(torchs, job)[0])
 
 
-@pytest.mark.parametrize("kind", ["mono", "melody"])
+@pytest.mark.parametrize("kind", ["mono", "wide", "melody"])
 @pytest.mark.parametrize("held", HELD)
 def test_logits_are_as_near_to_float32_as_those_of_torch(folders: dict[str, Path], kind: str, held: str) -> None:
     whole = loaded(folders[kind], "float32", False)
@@ -187,6 +201,50 @@ def test_logits_are_as_near_to_float32_as_those_of_torch(folders: dict[str, Path
     assert ours < 1e-5 if held == "float32" else ours < 1.3 * torchs
 
 
+def test_a_short_text_is_folded_and_read_no_less_exactly(folders: dict[str, Path]) -> None:
+    exact = guided_logits(loaded(folders["wide"], "float32", False), "slow piano with rain")
+    model = loaded(folders["wide"], "int8", True)
+    folded = guided_logits(model, "slow piano with rain")
+    model._engine.kernels.turned = None  # without which nothing is folded
+    plain = guided_logits(model, "slow piano with rain")
+    assert not torch.equal(folded, plain)
+    assert (folded - exact).norm() < 1.1 * (plain - exact).norm()
+
+
+def test_a_folded_matrix_is_a_query_and_keys_in_one(folders: dict[str, Path]) -> None:
+    whole, model = loaded(folders["wide"], "float32", False), loaded(folders["wide"], "int8", True)
+    jobs = Job("slow piano with rain", 9), Job("slow piano " * 9, 9), Job("calm", 9), Job("calm", 9)
+    session = model.session(Batch(jobs, WIDE.pattern))
+    text, heads, n = session._steps.text, WIDE.num_attention_heads, WIDE.head_dim
+    assert text.runs[:3].tolist() == [[0, 1, 16, 0, 0], [1, 2, 0, 16, 1], [2, 4, 16, 16, 1]]
+    for layer, row, number in [(0, 0, 0), (2, 0, 0), (1, 2, 1)]:
+        reader = whole._engine.decoder.layers[layer].reader
+        length = text.memory.stop[row]
+        keys, values = session.text_caches[layer][:, row, :, :length].double().numpy()
+        query, out = (
+            rounded(each.contiguous().numpy()).reshape(shape)
+            for each, shape in ((reader.query, (-1, heads, n)), (reader.out.t(), (-1, heads, n)))
+        )
+        asked = unfolded(text.asking, layer, number, outputs=heads * 16, inputs=WIDE.hidden_size)
+        given = unfolded(text.giving, layer, number, outputs=WIDE.hidden_size, inputs=heads * 16)
+        found = asked.reshape(heads, 16, -1), given.T.reshape(heads, 16, -1)
+        expected = np.einsum("htn,dhn->htd", keys, query), np.einsum("htn,dhn->htd", values, out)
+        for ours, theirs in zip(found, expected):
+            assert np.abs(ours[:, :length] - theirs).max() < 0.01 * np.abs(theirs).max()
+            assert not ours[:, length:].any()
+
+
+def unfolded(matrices: Folded, layer: int, number: int, outputs: int, inputs: int) -> np.ndarray:
+    """The folded matrix of one text, [outputs, inputs]; all texts have as many places."""
+    size = outputs * inputs * 33 // 32
+    packed = matrices.packed[layer, number * size : (number + 1) * size].reshape(outputs // 64, inputs // 32, 33, 64)
+    codes = packed[:, :, :32].reshape(outputs // 64, inputs // 32, 8, 4, 16, 4).transpose(0, 3, 4, 1, 2, 5)
+    scales = packed[:, :, 32].view(np.int8).swapaxes(1, 2).reshape(outputs, -1)
+    units = matrices.units[layer, number * outputs : (number + 1) * outputs]
+    whole = codes.reshape(outputs, inputs).astype(np.float64) - 128
+    return whole * np.repeat(scales, 32, axis=1) * units[:, None]
+
+
 def round_weights(decoder: FusedDecoder) -> None:
     def of(holder: object, *names: str) -> dict[str, torch.Tensor]:
         matrices = {name: getattr(holder, name).t().contiguous().numpy() for name in names}
@@ -199,11 +257,14 @@ def round_weights(decoder: FusedDecoder) -> None:
     decoder.heads = of(decoder, "heads")["heads"]
 
 
+@pytest.mark.parametrize("kind", ["mono", "wide"])
 @pytest.mark.parametrize("held", HELD)
-def test_alone_and_in_a_batch_the_tokens_are_the_same(folders: dict[str, Path], held: str) -> None:
+def test_alone_and_in_a_batch_the_tokens_are_the_same(folders: dict[str, Path], kind: str, held: str) -> None:
     # A prompt is read at once when it is alone, and step by step beside others: in bytes that may round another way.
     jobs = JOBS[:-1] if held == "int8" else JOBS
-    model = loaded(folders["mono"], held, True)
+    model = loaded(folders[kind], held, True)
+    # One text is too long to be folded, and two rows beside each other have the same.
+    jobs = [*jobs, replace(jobs[1], seed=9), replace(jobs[0], text="slow piano " * 9)]
     for job, found in zip(jobs, tokens(model, *jobs)):
         assert np.array_equal(found, tokens(model, job)[0])
 
@@ -213,8 +274,9 @@ def test_how_many_threads_share_the_work_changes_no_bit(
     folders: dict[str, Path], held: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = Team(7)
-    monkeypatch.setattr(compiled_torch, "team", lambda: group)
-    model = loaded(folders["mono"], held, True)
+    for module in (compiled_torch, packed_torch, reading_torch):
+        monkeypatch.setattr(module, "team", lambda: group)
+    model = loaded(folders["wide"], held, True)
     found = []
     for count in (1, 2, 3, 7):
         threads(count)
@@ -256,12 +318,23 @@ def test_tokens_are_picked_as_torch_picks_them(
     assert expected[0, 1] == 64
 
 
-@pytest.mark.parametrize("held", HELD)
-def test_what_a_step_reads_is_what_it_is_said_to_read(folders: dict[str, Path], held: str) -> None:
-    kernels = loaded(folders["mono"], held, True).engine.kernels
-    packed = kernels.weights.fc1.packed
-    count = SIZES.num_hidden_layers * SIZES.hidden_size * SIZES.ffn_dim
-    assert packed.nbytes == count * kernels.bytes_a_weight
+@pytest.mark.parametrize(("held", "each"), [("float32", 4), ("bfloat16", 2), ("int8", 6.25 / 8)])
+def test_what_a_step_reads_is_what_it_is_said_to_read(folders: dict[str, Path], held: str, each: float) -> None:
+    model, width = loaded(folders["wide"], held, True), WIDE.hidden_size
+    own = 4 * width**2 + 2 * width * WIDE.ffn_dim
+    text = 2 * width**2
+    heads = WIDE.num_codebooks * WIDE.vocab_size * width
+
+    def read(*prompts: str | None) -> float:
+        jobs = tuple(Job(prompt, 9) for prompt in prompts)
+        return model.session(Batch(jobs, WIDE.pattern)).bytes_read
+
+    assert read(None) == each * (3 * own + heads)
+    long = each * (3 * (own + text) + heads)
+    assert read("slow piano " * 9) == long
+    folded = 3 * 2 * 4 * 16 * width * 8.25 / 8
+    assert read("slow piano") == (long - each * 3 * text + folded if held == "int8" else long)
+    assert read("slow piano", "calm " * 17, "calm") == (long + 2 * folded if held == "int8" else long)
 
 
 def test_a_share_of_the_probability_is_left_to_torch(folders: dict[str, Path]) -> None:

@@ -80,11 +80,11 @@ def measure(
     contenders |= {f"{RIVAL} {dtype}": _theirs(checkpoint, work, dtype) for dtype in rivals}
     weights = sum(each.numel() for each in _step_weights(SIZES[work.size]))
     needed = {name: int(weights * _BYTES[name.split()[1]] * work.steps) for name in contenders}
-    # Compiled steps say themselves how much of a byte a weight takes.
+    # Compiled steps say themselves what they read.
     for dtype, model in models.items():
-        kernels = getattr(model.engine, "kernels", None)
-        if kernels is not None:
-            needed[f"{OURS} {dtype}"] = int(weights * kernels.bytes_a_weight * work.steps)
+        session = model.session(Batch(tuple(_jobs(work)), model.config.decoder.pattern))
+        if hasattr(session, "bytes_read"):
+            needed[f"{OURS} {dtype}"] = session.bytes_read * work.steps
     with torch.inference_mode():
         outcomes = contest(contenders, rounds, bytes_read=needed, progress=progress)
     roof = copy_gb_per_second() if work.device == "cpu" else None
@@ -116,8 +116,11 @@ def _model(checkpoint: Path, work: Work, dtype: str) -> MusicgenModel:
 
 
 def _ours(model: MusicgenModel, work: Work) -> Callable[[], object]:
-    jobs = [Job(PROMPT, work.frames, seed=seed) for seed in range(work.batch)]
-    return lambda: list(model.tokens(jobs))
+    return lambda: list(model.tokens(_jobs(work)))
+
+
+def _jobs(work: Work) -> list[Job]:
+    return [Job(PROMPT, work.frames, seed=seed) for seed in range(work.batch)]
 
 
 def _theirs(checkpoint: Path, work: Work, dtype: str) -> Callable[[], object]:

@@ -42,6 +42,9 @@ INPUTS = 4  # that one instruction multiplies and adds up, for each output
 QUADS = GROUP // INPUTS
 LINES = 3 * QUADS + 1  # of a group
 ZERO = 32  # what is stored of a weight of 0
+BYTE_LINES = BLOCKS * QUADS + 1  # of a group where a weight has a byte
+BYTE_ZERO = 128
+PACKED, SPREAD, BYTES = range(3)  # how weights stand: six bits each, those as `unpack` leaves them, and bytes
 LARGEST = 127 * 256 + 127  # of what is multiplied
 _AHEAD = 32 * LINE  # memory is asked for that far before it is read; by trial
 
@@ -49,6 +52,11 @@ _AHEAD = 32 * LINE  # memory is asked for that far before it is read; by trial
 def supported() -> bool:
     """Whether this machine has what these products are made of."""
     return compiling.supported("avx512f", "avx512bw", "avx512vnni")
+
+
+def size(outputs: int, inputs: int) -> int:
+    """Bytes of a matrix."""
+    return outputs // OUTPUTS * (inputs // GROUP) * LINES * LINE
 
 
 @intrinsic
@@ -68,7 +76,7 @@ def unpack(context: Any, packed: Any, spread: Any) -> Any:
 @intrinsic(prefer_literal=True)
 def add_group(
     context: Any,
-    is_packed: Any,
+    form: Any,
     rows: Any,
     weights: Any,
     scales: Any,
@@ -80,20 +88,20 @@ def add_group(
 ) -> Any:
     """Add what a group of inputs makes of one row, two or three to totals float32 [rows, OUTPUTS].
 
-    is_packed, rows: constants. Addresses: weights, a group as it is packed or as `unpack` leaves it; its scales int8
+    form, rows: constants. Addresses: weights, a group as it is packed or as `unpack` leaves it; its scales int8
     [OUTPUTS]; given, the upper bytes of the group's inputs in the first row; sums, int32, what their products are to
     be added to. Of both, the lower bytes' are `lower` bytes on, and the next row's `following`.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
-        function = _group(builder.module, bool(is_packed.literal_value), rows.literal_value)
+        function = _group(builder.module, form.literal_value, rows.literal_value)
         builder.call(function, arguments[2:])
 
-    return types.void(is_packed, rows, *[types.intp] * 7), generate
+    return types.void(form, rows, *[types.intp] * 7), generate
 
 
-def _group(module: Any, is_packed: bool, rows: int) -> Any:
-    name = f"hemiola_sixes_{'packed' if is_packed else 'spread'}_{rows}"
+def _group(module: Any, form: int, rows: int) -> Any:
+    name = f"hemiola_group_{form}_{rows}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 7), name)
@@ -107,22 +115,25 @@ def _group(module: Any, is_packed: bool, rows: int) -> Any:
         for half in (INT64(0), lower)
     ]
     starts = [builder.add(given, each) for each in away]
-    begins = [everywhere(builder, load(builder, INT32, builder.add(sums, each))) for each in away]
+    rise = INT32((BYTE_ZERO // ZERO if form == BYTES else 1).bit_length() - 1)  # sums are those for ZERO
+    begins = [everywhere(builder, builder.shl(load(builder, INT32, builder.add(sums, each)), rise)) for each in away]
     found_sums = [[begin] * BLOCKS for begin in begins]
     dot = external(builder, "llvm.x86.avx512.vpdpbusd.512", INTS, *[INTS] * 3)
     for quad in range(QUADS):
-        if is_packed:
+        if form == PACKED:
             blocks = _unpacked(builder, source, quad)
         else:
-            places = [INT64((quad * BLOCKS + block) * LINE) for block in range(BLOCKS)]
-            blocks = [load(builder, INTS, builder.add(source, place)) for place in places]
+            places = [builder.add(source, INT64((quad * BLOCKS + block) * LINE)) for block in range(BLOCKS)]
+            blocks = [load(builder, INTS, place) for place in places]
+            for place in places if form == BYTES else ():
+                fetch(builder, builder.add(place, INT64(_AHEAD)))
         for number, start in enumerate(starts):
             numbers = everywhere(builder, load(builder, INT32, builder.add(start, INT64(quad * INPUTS))))
             found_sums[number] = [
                 builder.call(dot, [total, each, numbers]) for total, each in zip(found_sums[number], blocks)
             ]
-    if is_packed:
-        fetch(builder, builder.add(source, INT64(_AHEAD + 3 * QUADS * LINE)))
+    if form != SPREAD:
+        fetch(builder, builder.add(scales, INT64(_AHEAD)))
     fused = external(builder, f"llvm.fma.v{LANES}f32", FLOATS, *[FLOATS] * 3)
     upper = ir.Constant(FLOATS, [256.0] * LANES)
     for block in range(BLOCKS):

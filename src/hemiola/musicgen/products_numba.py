@@ -12,7 +12,19 @@ from numba.extending import overload
 
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
-from hemiola.kernels.sixes_numba import GROUP, LARGEST, LINES, OUTPUTS, QUADS, ZERO, add_group, unpack
+from hemiola.kernels.sixes_numba import (
+    BYTE_LINES,
+    BYTES,
+    GROUP,
+    LARGEST,
+    LINES,
+    OUTPUTS,
+    PACKED,
+    SPREAD,
+    ZERO,
+    add_group,
+    unpack,
+)
 from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, ROWS, WHOLES, tile
 from hemiola.kernels.vectors_numba import LANES
 
@@ -39,13 +51,31 @@ class Plain(NamedTuple):
 
 @compiled
 def product(part: int, parts: int, matrix: Any, layer: int, hidden: np.ndarray, out: np.ndarray, adding: bool) -> None:
-    """Hidden [rows, in] times a layer's matrix, into or onto out [rows, out]: the rows of thread `part`."""
-    start, stop = len(hidden) * part // parts, len(hidden) * (part + 1) // parts
-    if start < stop:
-        given, steps = room(matrix, stop - start, hidden.shape[1]), np.empty(stop - start, np.float32)
-        for row in range(stop - start):
-            give(matrix, hidden[start + row], given[row], steps, row)
-        multiply(matrix, layer, given, steps, 0, out.shape[1], out[start:stop], adding)
+    """Hidden [rows, in] times a layer's matrix, into or onto out [rows, out]: the outputs of thread `part`."""
+    given, steps = room(matrix, len(hidden), hidden.shape[1]), np.empty(len(hidden), np.float32)
+    give_rows(matrix, hidden, given, steps)
+    first, last = share(out.shape[1], LANES, part, parts)
+    multiply(matrix, layer, given, steps, first, last, out, adding)
+
+
+@compiled
+def products(part: int, parts: int, matrices: Any, hidden: np.ndarray, out: np.ndarray) -> None:
+    """Hidden [rows, in] times the matrix of every layer -> out [layers, rows, out]: the outputs of thread `part`."""
+    given, steps = room(matrices, len(hidden), hidden.shape[1]), np.empty(len(hidden), np.float32)
+    give_rows(matrices, hidden, given, steps)
+    first, last = share(out.shape[2], LANES, part, parts)
+    for layer in range(len(out)):
+        multiply(matrices, layer, given, steps, first, last, out[layer], False)
+
+
+@compiled
+def share(count: int, unit: int, part: int, parts: int) -> tuple[int, int]:
+    """Outputs from the first to the last of a thread: whole units, and where it can be whole bundles of outputs."""
+    size = unit
+    while size % OUTPUTS:
+        size += unit
+    pieces = count // size
+    return pieces * part // parts * size, pieces * (part + 1) // parts * size if part + 1 < parts else count
 
 
 def _held(packed: Any) -> int:
@@ -126,6 +156,13 @@ def _give_to(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
     return halved if _held(matrix) == SIXES else copied
 
 
+@compiled
+def give_rows(matrix: Any, source: np.ndarray, given: np.ndarray, steps: np.ndarray) -> None:
+    """Bring rows into that form."""
+    for row in range(len(source)):
+        give(matrix, source[row], given[row], steps, row)
+
+
 def multiply(
     matrix: Any, layer: int, given: np.ndarray, steps: np.ndarray, start: int, stop: int, out: np.ndarray, adding: bool
 ) -> None:
@@ -172,49 +209,77 @@ def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, st
 
 def _multiply_sixes(
     matrix: Any, layer: Any, given: Any, steps: Any, start: Any, stop: Any, out: Any, adding: Any
-) -> Any:
-    rows, groups = len(given), given.shape[1] // 2 // (GROUP + 4)
+) -> None:
+    place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0]
+    groups = given.shape[1] // 2 // (GROUP + 4)
+    multiply_groups(LINES, place, groups, 0, matrix.units[layer], given, steps, start, stop, out, adding)
+
+
+@compiled
+def multiply_groups(
+    lines: int,
+    place: int,
+    groups: int,
+    group: int,
+    units: np.ndarray,
+    given: np.ndarray,
+    steps: np.ndarray,
+    start: int,
+    stop: int,
+    out: np.ndarray,
+    adding: bool,
+) -> None:
+    """The same for the matrix at an address, which has so many groups of inputs: the rows given begin with `group`.
+
+    Of LINES lines a group has six bits a weight, of BYTE_LINES bytes.
+    """
+    rows, depth, size = len(given), given.shape[1] // 2 // (GROUP + 4), groups * lines * LINE
     totals, weights = np.empty((STREAMS, rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
     unpacked = weights.ctypes.data + (-weights.ctypes.data) % LINE
-    bundle, last, size = start // OUTPUTS, stop // OUTPUTS, groups * LINES * LINE
+    bundle, last = start // OUTPUTS, stop // OUTPUTS
     while bundle < last:
         # Memory gives more where several stretches of it are read at once.
         count = min(STREAMS, last - bundle)
         totals[:count] = 0
-        place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0] + bundle * size
-        for group in range(groups):
+        first_line = place + bundle * size + group * lines * LINE
+        for index in range(depth):
             for each in range(count):
-                _add_group(place + each * size + group * LINES * LINE, given, group, unpacked, totals[each])
+                start_line = first_line + each * size + index * lines * LINE
+                _add_group(lines, start_line, given, index, unpacked, totals[each])
         for each in range(count):
             first = (bundle + each) * OUTPUTS
-            units = matrix.units[layer, first : first + OUTPUTS]
+            some = units[first : first + OUTPUTS]
             for row in range(rows):
                 target, found, step = out[row, first : first + OUTPUTS], totals[each, row], steps[row]
                 for k in range(OUTPUTS):
-                    value = found[k] * (step * units[k])
+                    value = found[k] * (step * some[k])
                     target[k] = target[k] + value if adding else value
         bundle += count
 
 
 @compiled
-def _add_group(place: int, given: np.ndarray, group: int, unpacked: int, totals: np.ndarray) -> None:
+def _add_group(lines: int, place: int, given: np.ndarray, group: int, unpacked: int, totals: np.ndarray) -> None:
     rows, lower, following = len(given), given.shape[1] // 2, given.strides[0]
-    scales, there = place + 3 * QUADS * LINE, totals.ctypes.data
+    scales, there = place + (lines - 1) * LINE, totals.ctypes.data
     some = given.ctypes.data + group * GROUP
     sums = given.ctypes.data + lower * GROUP // (GROUP + 4) + group * 4
-    if rows == 2:
-        add_group(True, 2, place, scales, some, sums, lower, following, there)
+    if lines == BYTE_LINES:
+        for _ in range(rows):
+            add_group(BYTES, 1, place, scales, some, sums, lower, following, there)
+            some, sums, there = some + following, sums + following, there + OUTPUTS * 4
+    elif rows == 2:
+        add_group(PACKED, 2, place, scales, some, sums, lower, following, there)
     elif rows == 1:
-        add_group(True, 1, place, scales, some, sums, lower, following, there)
+        add_group(PACKED, 1, place, scales, some, sums, lower, following, there)
     else:
         unpack(place, unpacked)
         for _ in range(rows // 3):
-            add_group(False, 3, unpacked, scales, some, sums, lower, following, there)
+            add_group(SPREAD, 3, unpacked, scales, some, sums, lower, following, there)
             some, sums, there = some + 3 * following, sums + 3 * following, there + 3 * OUTPUTS * 4
         if rows % 3 == 2:
-            add_group(False, 2, unpacked, scales, some, sums, lower, following, there)
+            add_group(SPREAD, 2, unpacked, scales, some, sums, lower, following, there)
         elif rows % 3 == 1:
-            add_group(False, 1, unpacked, scales, some, sums, lower, following, there)
+            add_group(SPREAD, 1, unpacked, scales, some, sums, lower, following, there)
 
 
 def spread(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -92,12 +92,17 @@ class Session:
                 for cache in self.text_caches:
                     cache[:, row] = cache[:, same]
                 continue
-            projected = self.decoder.project(each)
-            for layer, cache in zip(self.decoder.layers, self.text_caches):
-                assert layer.reader is not None
-                pair = times(projected, layer.reader.key_value).reshape(len(each), *shape[:1], *shape[2:3], -1)
-                cache[:, row, :, : len(each)] = pair.permute(1, 2, 0, 3)
+            for cache, pair in zip(self.text_caches, self._projected(each)):
+                cache[:, row, :, : len(each)] = pair
         self.allowed = None if bool(allowed.all()) else allowed.to(like.device)
+
+    def _projected(self, state: Tensor) -> Iterable[Tensor]:
+        """A text's state [L, text_width] -> each layer's keys and values of it, [2, heads, L, n]."""
+        projected, config = self.decoder.project(state), self.decoder.config
+        for layer in self.decoder.layers:
+            assert layer.reader is not None
+            pair = times(projected, layer.reader.key_value)
+            yield pair.reshape(len(state), 2, config.num_attention_heads, -1).permute(1, 2, 0, 3)
 
     def steps(self, tokens: Tensor | np.ndarray, position: int, most: int) -> list[Tensor]:
         """One step, and what it wrote, for `decode`."""

@@ -1,0 +1,80 @@
+"""Attention of a step's rows over what they remember, which is packed as matrices are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.functions_numba import exp
+from hemiola.kernels.vectors_numba import LANES
+from hemiola.musicgen.products_numba import kept, spread
+
+_F32 = np.float32
+_LOWEST = np.finfo(np.float32).min
+
+
+class Memory(NamedTuple):
+    """Keys and values of a batch, uint16 (bfloat16) or float32, packed as matrices are: attention is two products.
+
+    `inputs` are two in bfloat16, one in float32. What was not written is 0.
+    """
+
+    keys: np.ndarray  # [layers, rows, heads, places / LANES, n / inputs, LANES, inputs]
+    values: np.ndarray  # [layers, rows, heads, n / LANES, places / inputs, LANES, inputs]
+    first: np.ndarray  # int64 [rows], the first place that a row sees
+    stop: np.ndarray  # int64 [rows], where a row's text ends
+
+
+@compiled
+def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+    """Write down keys and values [rows, heads, places, n] from place 0 on: the heads that are thread `part`'s share."""
+    rows, heads, places, _ = keys.shape
+    for row in range(rows):
+        for head in range(heads * part // parts, heads * (part + 1) // parts):
+            for place in range(places):
+                write(memory, layer, row, head, place, keys[row, head, place], values[row, head, place])
+
+
+@compiled
+def write(memory: Any, layer: int, row: int, head: int, place: int, key: np.ndarray, value: np.ndarray) -> None:
+    """Write a key and a value [n] down."""
+    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
+    inputs = keys.shape[3]
+    block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
+    for first in range(0, len(key), inputs):
+        for k in range(inputs):
+            keys[block, first // inputs, lane, k] = kept(key[first + k], keys)
+    for first in range(0, len(value), LANES):
+        for k in range(LANES):
+            values[first // LANES, group, k, side] = kept(value[first + k], values)
+
+
+@compiled
+def attend(
+    query: np.ndarray, memory: Any, layer: int, row: int, head: int, stop: int, out: np.ndarray, scores: np.ndarray
+) -> None:
+    """One head of one row: its query [n] over what it remembers before the place `stop` -> out [n]."""
+    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
+    inputs, n, start = keys.shape[3], len(query), memory.first[row]
+    spread(keys, start // LANES, (stop + LANES - 1) // LANES, 0, n // inputs, query, scores)
+    weigh(scores, start, stop, n)
+    # A group may hold a place before the first, or one that is not written yet.
+    begin, end = start // inputs, (stop + inputs - 1) // inputs
+    scores[begin * inputs : start] = _F32(0)
+    scores[stop : end * inputs] = _F32(0)
+    spread(values, 0, n // LANES, begin, end - begin, scores[begin * inputs :], out)
+
+
+@compiled
+def weigh(scores: np.ndarray, start: int, stop: int, n: int) -> None:
+    """Products of a query and keys [n] before `stop`, from `start` on -> their softmax, in their place."""
+    rate, largest, total = _F32(1) / np.sqrt(_F32(n)), _LOWEST, _F32(0)
+    for place in range(start, stop):
+        largest = max(largest, scores[place])
+    for place in range(start, stop):
+        scores[place] = exp((scores[place] - largest) * rate)
+        total += scores[place]
+    for place in range(start, stop):
+        scores[place] /= total
