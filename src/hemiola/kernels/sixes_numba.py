@@ -10,6 +10,7 @@ four bits of the weights of four blocks of outputs, and a line with their upper 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from hemiola.kernels import compiling_numba as compiling
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.vectors_numba import (
     BYTE,
+    FLOAT,
     FLOATS,
     INT32,
     INT64,
@@ -45,6 +47,7 @@ ZERO = 32  # what is stored of a weight of 0
 BYTE_LINES = BLOCKS * QUADS + 1  # of a group where a weight has a byte
 BYTE_ZERO = 128
 PACKED, SPREAD, BYTES = range(3)  # how weights stand: six bits each, those as `unpack` leaves them, and bytes
+STREAMS, TOGETHER = 2, 2  # bundles and rows that are worked on side by side
 LARGEST = 127 * 256 + 127  # of what is multiplied
 _AHEAD = 32 * LINE  # memory is asked for that far before it is read; by trial
 
@@ -100,13 +103,119 @@ def add_group(
     return types.void(form, rows, *[types.intp] * 7), generate
 
 
+@intrinsic(prefer_literal=True)
+def multiply_bundles(
+    context: Any,
+    form: Any,
+    rows: Any,
+    streams: Any,
+    weights: Any,
+    apart: Any,
+    groups: Any,
+    given: Any,
+    sums: Any,
+    lower: Any,
+    following: Any,
+    units: Any,
+    steps: Any,
+    out: Any,
+    stride: Any,
+    adding: Any,
+) -> Any:
+    """What up to STREAMS bundles make of up to TOGETHER rows, into or onto `out`.
+
+    The bundles are read side by side, for memory then gives more. form, PACKED or BYTES, is a constant. Addresses:
+    weights, of the first group, with bundles `apart` bytes from each other; given and sums as for `add_group`; units
+    float32 [streams * OUTPUTS] and steps [rows], what is to be multiplied with; out [rows, streams * OUTPUTS], its
+    rows `stride` bytes apart.
+    """
+
+    def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+        shape = builder.add(builder.mul(arguments[1], INT64(STREAMS + 1)), arguments[2])
+        done = builder.append_basic_block("done")
+        choice = builder.switch(shape, done)
+        for count, size in itertools.product(range(1, TOGETHER + 1), range(1, STREAMS + 1)):
+            case = builder.append_basic_block(f"bundles_{count}_{size}")
+            choice.add_case(INT64(count * (STREAMS + 1) + size), case)
+            builder.position_at_end(case)
+            builder.call(_bundles(builder.module, form.literal_value, count, size), arguments[3:])
+            builder.branch(done)
+        builder.position_at_end(done)
+
+    return types.void(form, *[types.intp] * 13, types.boolean), generate
+
+
+def _bundles(module: Any, form: int, rows: int, streams: int) -> Any:
+    name = f"hemiola_bundles_{form}_{rows}_{streams}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 11 + [ir.IntType(1)]), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    weights, apart, groups, given, sums, lower, following, units, steps, out, stride, adding = function.args
+    entry, loop, done = (function.append_basic_block(each) for each in ("entry", "loop", "done"))
+    lines = BYTE_LINES if form == BYTES else LINES
+    zeros = ir.Constant(FLOATS, [0] * LANES)
+    builder = ir.IRBuilder(entry)
+    room = builder.alloca(FLOATS, streams * rows * BLOCKS)
+    room.align = LINE
+    totals = builder.ptrtoint(room, INT64)
+    for place in range(streams * rows * BLOCKS):
+        store(builder, zeros, builder.add(totals, INT64(place * LINE)))
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    group = builder.phi(INT64)
+    inputs = builder.add(given, builder.mul(group, INT64(GROUP))), builder.add(sums, builder.mul(group, INT64(4)))
+    for stream in range(streams):
+        start = builder.add(stepped(builder, weights, stream, apart), builder.mul(group, INT64(lines * LINE)))
+        scales, found = builder.add(start, INT64((lines - 1) * LINE)), INT64(stream * rows * BLOCKS * LINE)
+        arguments = start, scales, *inputs, lower, following, builder.add(totals, found)
+        builder.call(_group(module, form, rows), arguments)
+    next_group = builder.add(group, INT64(1))
+    group.add_incoming(INT64(0), entry)
+    group.add_incoming(next_group, loop)
+    builder.cbranch(builder.icmp_signed("<", next_group, groups), loop, done)
+
+    builder.position_at_end(done)
+    for row, stream in itertools.product(range(rows), range(streams)):
+        there, place = INT64((stream * rows + row) * BLOCKS * LINE), INT64(stream * BLOCKS * LINE)
+        target = builder.add(stepped(builder, out, row, stride), place)
+        step = builder.add(steps, INT64(4 * row))
+        _finished(builder, builder.add(totals, there), builder.add(units, place), step, target, adding)
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def finish(context: Any, totals: Any, units: Any, step: Any, out: Any, adding: Any) -> Any:
+    """Totals float32 [OUTPUTS] times units [OUTPUTS] and a step, into or onto out [OUTPUTS]; all are addresses."""
+
+    def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+        _finished(builder, *arguments)
+
+    return types.void(*[types.intp] * 4, types.boolean), generate
+
+
+def _finished(builder: Any, totals: Any, units: Any, step: Any, out: Any, adding: Any) -> None:
+    # Fused, so that products are made in one order in whatever function this stands.
+    fused = external(builder, f"llvm.fma.v{LANES}f32", FLOATS, *[FLOATS] * 3)
+    rate = everywhere(builder, load(builder, FLOAT, step))
+    for block in range(BLOCKS):
+        total, unit = (load(builder, FLOATS, builder.add(each, INT64(block * LINE))) for each in (totals, units))
+        target = builder.add(out, INT64(block * LINE))
+        onto = builder.select(adding, load(builder, FLOATS, target), ir.Constant(FLOATS, [0] * LANES))
+        store(builder, builder.call(fused, [total, builder.fmul(rate, unit), onto]), target)
+
+
 def _group(module: Any, form: int, rows: int) -> Any:
     name = f"hemiola_group_{form}_{rows}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 7), name)
     function.linkage = "internal"
-    function.attributes.add("noinline")
+    # Between the groups of a bundle a call would hold memory up.
+    function.attributes.add("noinline" if form == SPREAD else "alwaysinline")
     source, scales, given, sums, lower, following, totals = function.args
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     away = [

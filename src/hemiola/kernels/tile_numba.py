@@ -35,7 +35,7 @@ HALVES, THREES, WHOLES = 2, 3, 4  # what a packed matrix holds: so many bytes of
 INPUTS = {HALVES: 2, THREES: 1, WHOLES: 1}  # in a group
 GROUP_BYTES = {HALVES: 4, THREES: 3, WHOLES: 4}  # of one output
 BLOCKS, ROWS = 4, 6  # whose sums fit into the registers
-_COUNTS = {WHOLES: (1, 2, BLOCKS)}  # of blocks that go together, where it is not one or all
+_COUNTS = {HALVES: (1, 2, BLOCKS), WHOLES: (1, 2, BLOCKS)}  # of blocks that go together, where it is not one or all
 _FEATURES = {THREES: ("avx512f", "avx512vbmi")}
 
 _AHEAD = 1536  # bytes: so far before they are read memory is asked for them; by trial

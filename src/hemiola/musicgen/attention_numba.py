@@ -12,7 +12,7 @@ from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen.products_numba import kept, spread
 
 _F32 = np.float32
-_LOWEST = np.finfo(np.float32).min
+_LOWEST = np.float32(-1e30)
 
 
 class Memory(NamedTuple):
@@ -58,23 +58,33 @@ def attend(
     """One head of one row: its query [n] over what it remembers before the place `stop` -> out [n]."""
     keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
     inputs, n, start = keys.shape[3], len(query), memory.first[row]
-    spread(keys, start // LANES, (stop + LANES - 1) // LANES, 0, n // inputs, query, scores)
+    block, last = start // LANES, (stop + LANES - 1) // LANES
+    spread(keys, block, last, 0, n // inputs, query, scores)
     weigh(scores, start, stop, n)
     # A group may hold a place before the first, or one that is not written yet.
     begin, end = start // inputs, (stop + inputs - 1) // inputs
-    scores[begin * inputs : start] = _F32(0)
-    scores[stop : end * inputs] = _F32(0)
     spread(values, 0, n // LANES, begin, end - begin, scores[begin * inputs :], out)
 
 
 @compiled
 def weigh(scores: np.ndarray, start: int, stop: int, n: int) -> None:
-    """Products of a query and keys [n] before `stop`, from `start` on -> their softmax, in their place."""
+    """Products of a query and keys [n] before `stop`, from `start` on -> their softmax, in their place.
+
+    The rest of the first and of the last LANES places, which scores has room for, becomes 0: so all is done in vectors.
+    """
+    first, last = start // LANES * LANES, (stop + LANES - 1) // LANES * LANES
+    scores[first:start] = _LOWEST
+    scores[stop:last] = _LOWEST
+    some = scores[first:last]
     rate, largest, total = _F32(1) / np.sqrt(_F32(n)), _LOWEST, _F32(0)
-    for place in range(start, stop):
-        largest = max(largest, scores[place])
-    for place in range(start, stop):
-        scores[place] = exp((scores[place] - largest) * rate)
-        total += scores[place]
-    for place in range(start, stop):
-        scores[place] /= total
+    for place in range(len(some)):
+        largest = max(largest, some[place])
+    for place in range(len(some)):
+        some[place] = exp((some[place] - largest) * rate)
+        total += some[place]
+    # What exp gives of the lowest number is no more than a rounding of the sum.
+    share = _F32(1) / total
+    for place in range(len(some)):
+        some[place] *= share
+    scores[first:start] = _F32(0)
+    scores[stop:last] = _F32(0)

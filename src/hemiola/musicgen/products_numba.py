@@ -13,7 +13,6 @@ from numba.extending import overload
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.sixes_numba import (
-    BYTE_LINES,
     BYTES,
     GROUP,
     LARGEST,
@@ -21,15 +20,18 @@ from hemiola.kernels.sixes_numba import (
     OUTPUTS,
     PACKED,
     SPREAD,
+    STREAMS,
+    TOGETHER,
     ZERO,
     add_group,
+    finish,
+    multiply_bundles,
     unpack,
 )
 from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, ROWS, WHOLES, tile
 from hemiola.kernels.vectors_numba import LANES
 
 SIXES = 6  # what a matrix holds, beside the kinds of tile_numba.py
-STREAMS = 2  # bundles of outputs that a thread works on side by side
 
 _F32 = np.float32
 _VECTOR = 4 * LANES  # bytes of a block's group
@@ -234,44 +236,74 @@ def multiply_groups(
     Of LINES lines a group has six bits a weight, of BYTE_LINES bytes.
     """
     rows, depth, size = len(given), given.shape[1] // 2 // (GROUP + 4), groups * lines * LINE
-    totals, weights = np.empty((STREAMS, rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
-    unpacked = weights.ctypes.data + (-weights.ctypes.data) % LINE
     bundle, last = start // OUTPUTS, stop // OUTPUTS
+    if rows > TOGETHER and lines == LINES:
+        # So many that a group is unpacked for all of them.
+        for each in range(bundle, last):
+            first_line = place + each * size + group * LINES * LINE
+            _multiply_rows(first_line, each * OUTPUTS, units, given, steps, out, adding)
+        return
+    lower, following = given.shape[1] // 2, given.strides[0]
     while bundle < last:
-        # Memory gives more where several stretches of it are read at once.
-        count = min(STREAMS, last - bundle)
-        totals[:count] = 0
-        first_line = place + bundle * size + group * lines * LINE
-        for index in range(depth):
-            for each in range(count):
-                start_line = first_line + each * size + index * lines * LINE
-                _add_group(lines, start_line, given, index, unpacked, totals[each])
-        for each in range(count):
-            first = (bundle + each) * OUTPUTS
-            some = units[first : first + OUTPUTS]
-            for row in range(rows):
-                target, found, step = out[row, first : first + OUTPUTS], totals[each, row], steps[row]
-                for k in range(OUTPUTS):
-                    value = found[k] * (step * some[k])
-                    target[k] = target[k] + value if adding else value
+        count, first_line = min(STREAMS, last - bundle), place + bundle * size + group * lines * LINE
+        units_there = units.ctypes.data + bundle * OUTPUTS * 4
+        for row in range(0, rows, TOGETHER):
+            some = min(TOGETHER, rows - row)
+            begin = given.ctypes.data + row * following
+            sums, steps_there = begin + depth * GROUP, steps.ctypes.data + row * 4
+            target = out.ctypes.data + row * out.strides[0] + bundle * OUTPUTS * 4
+            if lines == LINES:
+                multiply_bundles(
+                    PACKED,
+                    some,
+                    count,
+                    first_line,
+                    size,
+                    depth,
+                    begin,
+                    sums,
+                    lower,
+                    following,
+                    units_there,
+                    steps_there,
+                    target,
+                    out.strides[0],
+                    adding,
+                )
+            else:
+                multiply_bundles(
+                    BYTES,
+                    some,
+                    count,
+                    first_line,
+                    size,
+                    depth,
+                    begin,
+                    sums,
+                    lower,
+                    following,
+                    units_there,
+                    steps_there,
+                    target,
+                    out.strides[0],
+                    adding,
+                )
         bundle += count
 
 
 @compiled
-def _add_group(lines: int, place: int, given: np.ndarray, group: int, unpacked: int, totals: np.ndarray) -> None:
+def _multiply_rows(
+    place: int, first: int, units: np.ndarray, given: np.ndarray, steps: np.ndarray, out: np.ndarray, adding: bool
+) -> None:
+    """One bundle, whose first group and output are given, for many rows."""
     rows, lower, following = len(given), given.shape[1] // 2, given.strides[0]
-    scales, there = place + (lines - 1) * LINE, totals.ctypes.data
-    some = given.ctypes.data + group * GROUP
-    sums = given.ctypes.data + lower * GROUP // (GROUP + 4) + group * 4
-    if lines == BYTE_LINES:
-        for _ in range(rows):
-            add_group(BYTES, 1, place, scales, some, sums, lower, following, there)
-            some, sums, there = some + following, sums + following, there + OUTPUTS * 4
-    elif rows == 2:
-        add_group(PACKED, 2, place, scales, some, sums, lower, following, there)
-    elif rows == 1:
-        add_group(PACKED, 1, place, scales, some, sums, lower, following, there)
-    else:
+    depth = lower // (GROUP + 4)
+    totals, weights = np.zeros((rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
+    unpacked = weights.ctypes.data + (-weights.ctypes.data) % LINE
+    for group in range(depth):
+        scales, there = place + (LINES - 1) * LINE, totals.ctypes.data
+        some = given.ctypes.data + group * GROUP
+        sums = given.ctypes.data + depth * GROUP + group * 4
         unpack(place, unpacked)
         for _ in range(rows // 3):
             add_group(SPREAD, 3, unpacked, scales, some, sums, lower, following, there)
@@ -280,6 +312,10 @@ def _add_group(lines: int, place: int, given: np.ndarray, group: int, unpacked: 
             add_group(SPREAD, 2, unpacked, scales, some, sums, lower, following, there)
         elif rows % 3 == 1:
             add_group(SPREAD, 1, unpacked, scales, some, sums, lower, following, there)
+        place += LINES * LINE
+    for row in range(rows):
+        there, target = totals.ctypes.data + row * OUTPUTS * 4, out.ctypes.data + row * out.strides[0] + first * 4
+        finish(there, units.ctypes.data + first * 4, steps.ctypes.data + row * 4, target, adding)
 
 
 def spread(
@@ -295,7 +331,7 @@ def _spread_by(packed: Any, block: Any, last: Any, group: Any, depth: Any, given
 
     def spread(packed: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
         while block < last:
-            blocks = BLOCKS if block + BLOCKS <= last else 1
+            blocks = BLOCKS if block + BLOCKS <= last else min(2, last - block)
             start = packed.ctypes.data + block * packed.strides[0] + group * packed.strides[1]
             target = out.ctypes.data + block * LANES * 4
             tile(
