@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
+from numba import types
+from numba.core.cgutils import for_range
+from numba.extending import intrinsic
+
+from hemiola.kernels.memory import LINE
 
 LANES = 16  # of 4 bytes
 
@@ -59,3 +65,15 @@ def fetch(builder: Any, address: Any) -> None:
     prefetch = external(builder, "llvm.prefetch.p0", NOTHING, BYTE.as_pointer(), INT32, INT32, INT32)
     reading, near, data = INT32(0), INT32(3), INT32(1)
     builder.call(prefetch, [builder.inttoptr(address, BYTE.as_pointer()), reading, near, data])
+
+
+@intrinsic
+def fetched(context: Any, address: Any, size: Any) -> Any:
+    """Ask for so many bytes of memory, lines that will be read soon."""
+
+    def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
+        start, size = arguments
+        with for_range(builder, builder.udiv(builder.add(size, INT64(LINE - 1)), INT64(LINE))) as loop:
+            fetch(builder, builder.add(start, builder.mul(loop.index, INT64(LINE))))
+
+    return types.void(types.intp, types.intp), generate

@@ -8,11 +8,12 @@ import numpy as np
 
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import exp
-from hemiola.kernels.vectors_numba import LANES
+from hemiola.kernels.vectors_numba import LANES, fetched
 from hemiola.musicgen.products_numba import kept, spread
 
 _F32 = np.float32
 _LOWEST = np.float32(-1e30)
+_BEGUN = 8  # blocks of places that are asked for before a head begins
 
 
 class Memory(NamedTuple):
@@ -49,6 +50,19 @@ def write(memory: Any, layer: int, row: int, head: int, place: int, key: np.ndar
     for first in range(0, len(value), LANES):
         for k in range(LANES):
             values[first // LANES, group, k, side] = kept(value[first + k], values)
+
+
+@compiled
+def fetch_memory(memory: Any, layer: int, row: int, head: int, stop: int) -> None:
+    """Ask for what `attend` will begin with: a head's memory does not follow on that of the one before."""
+    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
+    inputs, start = keys.shape[3], memory.first[row]
+    first, last = start // LANES, (stop + LANES - 1) // LANES
+    fetched(keys[first].ctypes.data, min(last - first, _BEGUN) * keys.strides[0])
+    begin, end = start // inputs, (stop + inputs - 1) // inputs
+    size = min(end - begin, _BEGUN * LANES // inputs) * values.strides[1]
+    for block in range(len(values)):
+        fetched(values[block, begin].ctypes.data, size)
 
 
 @compiled

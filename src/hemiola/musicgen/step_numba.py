@@ -15,7 +15,7 @@ from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import gelu
 from hemiola.kernels.meeting_numba import meet
 from hemiola.kernels.vectors_numba import LANES
-from hemiola.musicgen.attention_numba import attend, write
+from hemiola.musicgen.attention_numba import attend, fetch_memory, write
 from hemiola.musicgen.choosing_numba import Choice, choose, embed
 from hemiola.musicgen.products_numba import give, give_rows, multiply, room, share
 from hemiola.musicgen.reading_numba import Text, answer, ask
@@ -108,11 +108,17 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Text, board: Any
     for layer in range(len(weights.norms)):
         norms = weights.norms[layer]
         _give_normed(weights.self_qkv, hidden, norms[0], given, steps)
+        fetch_memory(music, layer, 0, first_head, place + 1)
         for kind in range(3):
             start = kind * width
             multiply(weights.self_qkv, layer, given, steps, start + first_value, start + last_value, fused, False)
         for row in range(rows):
             for head in range(first_head, last_head):
+                # The next one, while this one is worked on.
+                if head + 1 < last_head:
+                    fetch_memory(music, layer, row, head + 1, place + 1)
+                elif row + 1 < rows:
+                    fetch_memory(music, layer, row + 1, first_head, place + 1)
                 own, out = fused[row].reshape(3, heads, n), mixed[row].reshape(heads, n)[head]
                 write(music, layer, row, head, place, own[1, head], own[2, head])
                 attend(own[0, head], music, layer, row, head, place + 1, out, scores)
