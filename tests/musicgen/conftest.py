@@ -1,14 +1,20 @@
-"""A tiny MusicGen checkpoint with random weights, written by this package."""
+"""A tiny MusicGen checkpoint with random weights, written by this package; and what stands for a CUDA device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tokenizers
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
@@ -80,3 +86,110 @@ def stereo_model(tmp_path_factory: pytest.TempPathFactory) -> MusicgenModel:
     config = replace(TINY, num_codebooks=8, audio_channels=2)
     folder = write_checkpoint(tmp_path_factory.mktemp("musicgen") / "tiny-stereo", config)
     return MusicgenModel.from_pretrained(folder, backend="torch", device="cpu")
+
+
+class Recording(TorchDispatchMode):
+    """Stands for a CUDA graph: what is recorded is not carried out, and a replay repeats it on the same memory.
+
+    Nothing of Python is run again, so what is not in a tensor stays as it was when it was recorded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, ...]] = []
+        self.undo: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operation._schema.is_mutable:
+            self.undo.append((args[0], args[0].clone()))
+        found = operation(*args, **(kwargs or {}))
+        self.calls.append((operation, args, kwargs or {}, found))
+        return found
+
+    def capture_end(self) -> None:
+        for tensor, before in reversed(self.undo):
+            tensor.copy_(before)
+
+    def replay(self) -> None:
+        for operation, args, kwargs, found in self.calls:
+            given = {each.untyped_storage().data_ptr() for each in tree_leaves((args, kwargs)) if is_tensor(each)}
+            for old, new in zip(tree_leaves(found), tree_leaves(operation(*args, **kwargs))):
+                if is_tensor(old) and old.untyped_storage().data_ptr() not in given:
+                    old.copy_(new)
+
+
+def is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+class Device:
+    """Stands for torch.cuda: writes down what it is told, and refuses what torch.cuda would not understand."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.told: list[str] = []
+        self.current = "usual"
+        self.failing: str | None = None  # what goes wrong when something is to be recorded
+        for name in ("CUDAGraph", "graph", "Stream", "stream", "device"):
+            patch.setattr(torch.cuda, name, self._like(getattr(torch.cuda, name), getattr(self, name)))
+        for name in ("current_stream", "set_stream", "graph_pool_handle"):
+            patch.setattr(torch.cuda, name, self._like(getattr(torch.cuda, name), getattr(self, name)))
+
+    @staticmethod
+    def _like(real: Any, fake: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            inspect.signature(real).bind(*arguments, **named)
+            return fake(*arguments, **named)
+
+        return called
+
+    def graph_pool_handle(self) -> str:
+        return "pool"
+
+    def Stream(self) -> SimpleNamespace:
+        self.told.append("a stream")
+        return self._stream("beside")
+
+    def _stream(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.told.append(f"{name} waits for {other.name}"))
+
+    def current_stream(self) -> SimpleNamespace:
+        return self._stream(self.current)
+
+    def set_stream(self, stream: SimpleNamespace) -> None:
+        self.current = stream.name
+
+    @contextlib.contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def stream(self, stream: SimpleNamespace) -> Iterator[None]:
+        before, self.current = self.current, stream.name
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def CUDAGraph(self) -> Recording:
+        return Recording()
+
+    @contextlib.contextmanager
+    def graph(self, graph: Recording, *, pool: str, stream: SimpleNamespace, capture_error_mode: str) -> Iterator[None]:
+        assert (pool, stream.name, capture_error_mode) == ("pool", "beside", "thread_local")
+        self.told.append("a graph")
+        self.current = stream.name
+        if self.failing is not None:
+            try:
+                raise RuntimeError(f"{self.failing}\nand much more")
+            finally:
+                raise RuntimeError("the recording is broken")
+        with graph:
+            yield
+        graph.capture_end()
+        self.current = "usual"
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """In the place of torch.cuda."""
+    return Device(monkeypatch)

@@ -25,6 +25,7 @@ from hemiola.musicgen import model as musicgen_model
 from hemiola.musicgen.batch import Batch, Job
 from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.graph_torch import GraphEngine
 from hemiola.musicgen.model import MusicgenModel, engine_for
 from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.sampling_torch import Picker
@@ -366,7 +367,7 @@ def test_torch_takes_the_steps_where_kernels_cannot(folders: dict[str, Path], mo
     assert engine_for(SIZES, choose("torch", "cpu", "bfloat16")) is CompiledEngine
     assert engine_for(replace(SIZES, ffn_dim=72), choice) is Engine
     assert engine_for(replace(SIZES, num_attention_heads=8), choice) is Engine
-    assert engine_for(SIZES, replace(choice, device="cuda")) is Engine
+    assert engine_for(SIZES, replace(choice, device="cuda")) is GraphEngine
     with monkeypatch.context() as patch:
         patch.setattr(
             compiling_numba.llvm,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -138,11 +140,23 @@ class Noise:
 
     def __call__(self, position: int) -> np.ndarray:
         """What decides the tokens at a position, float32 [jobs, K, vocab]; none is used twice in a piece."""
+        return self.block(position)[position % NOISE_POSITIONS]
+
+    def block(self, position: int) -> np.ndarray:
+        """The noise of the block that a position is in, float32 [NOISE_POSITIONS, jobs, K, vocab]."""
         if position not in self._positions:
             first = position - position % NOISE_POSITIONS
             self._positions = range(first, first + NOISE_POSITIONS)
-            self._block = np.stack([self._of(job) for job in self._batch.jobs], axis=1)
-        return self._block[position - self._positions.start]
+            self._block = np.stack(self._of_all(), axis=1)
+        return self._block
+
+    def _of_all(self) -> list[np.ndarray]:
+        jobs = self._batch.jobs
+        if len(jobs) == 1:
+            return [self._of(jobs[0])]
+        # Beside sixteen jobs a GPU would wait for the noise of one processor.
+        with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as threads:
+            return list(threads.map(self._of, jobs))
 
     def _of(self, job: Job) -> np.ndarray:
         pattern = self._batch.pattern

@@ -101,7 +101,6 @@ class CompiledSession(Session):
     def __init__(self, kernels: Kernels, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
         self.kernels = kernels
         super().__init__(decoder, batch, states)
-        self.caches = []  # the kernels have a memory of their own
         first = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
         read = states[: self.text_rows]
         self._steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, read)
@@ -144,6 +143,9 @@ class CompiledSession(Session):
         script = self._script[places.start : places.stop]
         read = read.reshape(script.shape[1:])
         return list(torch.from_numpy(self._steps.write(self._choice, read, self.ahead, position, script, noise)))
+
+    def _room(self, places: int) -> list[Tensor]:
+        return []  # the kernels have a memory of their own
 
     def _logits(self, hidden: Tensor, place: int, count: int) -> Tensor:
         return self._steps(hidden, place) if count == 1 else super()._logits(hidden, place, count)

@@ -202,9 +202,12 @@ class Sound:
 def engine_for(config: DecoderConfig, choice: backends.Backend) -> Any:
     """The class of engines for a decoder and a choice of backend.
 
-    A large one on a CPU has its steps compiled, where numba is installed (`pip install 'hemiola[fast]'`) and the
-    processor is one that it makes kernels for; for a small one, loading them would take longer than they save.
+    On CUDA steps are recorded as graphs. A large decoder on a CPU has its steps compiled, where numba is installed
+    (`pip install 'hemiola[fast]'`) and the processor is one that it makes kernels for; for a small one, loading them
+    would take longer than they save.
     """
+    if (choice.name, choice.device.partition(":")[0]) == ("torch", "cuda"):
+        return importlib.import_module("hemiola.musicgen.graph_torch").GraphEngine
     usual = importlib.import_module(f"hemiola.musicgen.session_{choice.name}").Engine
     weights = config.num_hidden_layers * config.hidden_size * (6 * config.hidden_size + 2 * config.ffn_dim)
     on_cpu = (choice.name, choice.device) == ("torch", "cpu")

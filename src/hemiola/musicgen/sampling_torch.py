@@ -36,7 +36,7 @@ class Picker:
         likeliest = logits.argmax(-1)
         picked = likeliest if self.all_greedy else (self._kept(logits) + noise).argmax(-1)
         picked = torch.where(self.greedy, likeliest, picked) if self.any_greedy else picked
-        return torch.where(logits.amax(-1).isnan(), logits.shape[-1], picked)
+        return picked.masked_fill(logits.amax(-1).isnan(), logits.shape[-1])
 
     def _kept(self, logits: Tensor) -> Tensor:
         """The logits that noise is added to: tempered, and minus infinity where a token is not kept."""

@@ -34,7 +34,7 @@ class Session:
     """One batch on its way: caches of keys and values, the text's keys and values, the script and the noise."""
 
     def __init__(self, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None], device: str) -> None:
-        config, like = decoder.config, decoder.embeddings
+        config = decoder.config
         self.decoder = decoder
         self.device = device
         self.rows = len(batch.texts)
@@ -49,9 +49,14 @@ class Session:
         self.pick = mx.compile(self.picker.__call__) if device == "gpu" else self.picker
         openings = [] if config.melody is None else self._openings(batch, states)
         self._open(openings, batch.steps)
-        shape = (2, self.rows, config.num_attention_heads, self.ahead + batch.steps, config.head_dim)
-        self.caches = [mx.zeros(shape, like.dtype) for _ in decoder.layers]
+        self.caches = self._room(self.ahead + batch.steps)
         self._read_text(states if config.melody is None else [None] * self.rows)
+
+    def _room(self, places: int) -> list[Tensor]:
+        """Memory for keys and values of so many places in every layer, [2, rows, heads, places, head_dim]."""
+        config, like = self.decoder.config, self.decoder.embeddings
+        shape = (2, self.rows, config.num_attention_heads, places, config.head_dim)
+        return [mx.zeros(shape, like.dtype) for _ in self.decoder.layers]
 
     def _openings(self, batch: Batch, states: Sequence[Tensor | None]) -> list[Tensor]:
         """What stands before each row's music; no text is as long as the text that it stands for."""

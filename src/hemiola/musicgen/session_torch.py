@@ -47,9 +47,14 @@ class Session:
         )
         openings = [] if config.melody is None else self._openings(batch, states)
         self._open(openings, batch.steps)
-        shape = (2, self.rows, config.num_attention_heads, self.ahead + batch.steps, config.head_dim)
-        self.caches = [like.new_empty(shape) for _ in decoder.layers]
+        self.caches = self._room(self.ahead + batch.steps)
         self._read_text(states if config.melody is None else [None] * self.rows)
+
+    def _room(self, places: int) -> list[Tensor]:
+        """Memory for keys and values of so many places in every layer, [2, rows, heads, places, head_dim]."""
+        config, like = self.decoder.config, self.decoder.embeddings
+        shape = (2, self.rows, config.num_attention_heads, places, config.head_dim)
+        return [like.new_empty(shape) for _ in self.decoder.layers]
 
     def _openings(self, batch: Batch, states: Sequence[Tensor | None]) -> list[Tensor]:
         """What stands before each row's music; no text is as long as the text that it stands for."""
