@@ -63,6 +63,37 @@ def size(outputs: int, inputs: int) -> int:
 
 
 @intrinsic
+def halve(context: Any, source: Any, rate: Any, upper: Any, lower: Any) -> Any:
+    """Write GROUP numbers float32, times a rate, rounded and of at most LARGEST, as upper and lower bytes.
+
+    Addresses: source, upper and lower. Returns the sums of the upper and of the lower bytes.
+    """
+
+    def generate(builder_context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, rate, upper, lower = arguments
+        nearest = external(builder, f"llvm.rint.v{LANES}f32", FLOATS, FLOATS)
+        added = external(builder, f"llvm.vector.reduce.add.v{LANES}i32", INT32, INTS)
+        eight, half = (ir.Constant(INTS, [each] * LANES) for each in (8, 128))
+        factor = everywhere(builder, rate)
+        sums = [ir.Constant(INTS, [0] * LANES)] * 2
+        for part in range(GROUP // LANES):
+            numbers = load(builder, FLOATS, builder.add(source, INT64(part * LANES * 4)))
+            whole = builder.fptosi(builder.call(nearest, [builder.fmul(numbers, factor)]), INTS)
+            high = builder.ashr(builder.add(whole, half), eight)
+            low = builder.sub(whole, builder.shl(high, eight))
+            sums = [builder.add(total, each) for total, each in zip(sums, (high, low))]
+            for each, target in ((high, upper), (low, lower)):
+                place = builder.add(target, INT64(part * LANES))
+                narrow = builder.trunc(each, ir.VectorType(BYTE, LANES))
+                builder.store(narrow, builder.inttoptr(place, narrow.type.as_pointer()), align=1)
+        return builder_context.make_tuple(
+            builder, signature.return_type, [builder.call(added, [each]) for each in sums]
+        )
+
+    return types.UniTuple(types.int32, 2)(types.intp, types.float32, types.intp, types.intp), generate
+
+
+@intrinsic
 def unpack(context: Any, packed: Any, spread: Any) -> Any:
     """Write a group's weights to the address `spread` as bytes [QUADS, BLOCKS, LANES, INPUTS]."""
 

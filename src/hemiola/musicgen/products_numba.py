@@ -25,6 +25,7 @@ from hemiola.kernels.sixes_numba import (
     ZERO,
     add_group,
     finish,
+    halve,
     multiply_bundles,
     unpack,
 )
@@ -132,28 +133,20 @@ def _give_to(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
         out[:] = source
 
     def halved(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
-        # Compared as integers: of floats that are not negative it is the same order, and quicker.
-        bits, largest = source.view(np.int32), np.int32(0)
+        # Compared as integers: of floats that are not negative it is the same order, and what is no number is larger.
+        bits, reach = source.view(np.int32), np.int32(0)
         for k in range(len(bits)):
-            largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
-        reach = max(np.int32(largest).view(np.float32), _SMALLEST)
-        rate, width, half = _F32(LARGEST) / reach, len(source), len(out) // 2
-        steps[row] = reach / _F32(LARGEST)
+            reach = max(reach, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
+        largest = max(np.int32(reach).view(np.float32), _SMALLEST)
+        rate, width, half = _F32(LARGEST) / largest, len(source), len(out) // 2
+        steps[row] = largest / _F32(LARGEST)
         # Stored weights are too large by ZERO, which sums begin without.
         upper_sums, lower_sums = out[width:half].view(np.int32), out[half + width :].view(np.int32)
+        upper, lower = out.ctypes.data, out.ctypes.data + half
         for group in range(len(upper_sums)):
-            first, above, below = group * GROUP, _F32(0), _F32(0)
-            some = source[first : first + GROUP]
-            upper, lower = out[first : first + GROUP], out[half + first : half + first + GROUP]
-            for k in range(GROUP):
-                # In floats, which hold such numbers exactly: numba would make integers of 64 bits of them.
-                whole = np.floor(some[k] * rate + _F32(0.5))
-                high = np.floor(whole * _F32(1 / 256) + _F32(0.5))
-                low = whole - high * _F32(256)
-                above += high
-                below += low
-                upper[k], lower[k] = np.int8(np.int32(high)), np.int8(np.int32(low))
-            upper_sums[group], lower_sums[group] = np.int32(-ZERO * above), np.int32(-ZERO * below)
+            first = group * GROUP
+            high, low = halve(source.ctypes.data + first * 4, rate, upper + first, lower + first)
+            upper_sums[group], lower_sums[group] = -ZERO * high, -ZERO * low
 
     return halved if _held(matrix) == SIXES else copied
 
