@@ -134,7 +134,7 @@ def add_group(
     return types.void(form, rows, *[types.intp] * 7), generate
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic
 def multiply_bundles(
     context: Any,
     form: Any,
@@ -155,25 +155,27 @@ def multiply_bundles(
 ) -> Any:
     """What up to STREAMS bundles make of up to TOGETHER rows, into or onto `out`.
 
-    The bundles are read side by side, for memory then gives more. form, PACKED or BYTES, is a constant. Addresses:
-    weights, of the first group, with bundles `apart` bytes from each other; given and sums as for `add_group`; units
-    float32 [streams * OUTPUTS] and steps [rows], what is to be multiplied with; out [rows, streams * OUTPUTS], its
-    rows `stride` bytes apart.
+    The bundles are read side by side, for memory then gives more. The form is PACKED or BYTES. Addresses: weights, of
+    the first group, with bundles `apart` bytes from each other; given and sums as for `add_group`; units float32
+    [streams * OUTPUTS] and steps [rows], what is to be multiplied with; out [rows, streams * OUTPUTS], its rows
+    `stride` bytes apart.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
-        shape = builder.add(builder.mul(arguments[1], INT64(STREAMS + 1)), arguments[2])
+        forms, sides = (PACKED, BYTES), STREAMS + 1
+        of_form = builder.mul(arguments[0], INT64((TOGETHER + 1) * sides))
+        shape = builder.add(builder.add(of_form, builder.mul(arguments[1], INT64(sides))), arguments[2])
         done = builder.append_basic_block("done")
         choice = builder.switch(shape, done)
-        for count, size in itertools.product(range(1, TOGETHER + 1), range(1, STREAMS + 1)):
-            case = builder.append_basic_block(f"bundles_{count}_{size}")
-            choice.add_case(INT64(count * (STREAMS + 1) + size), case)
+        for kind, count, size in itertools.product(forms, range(1, TOGETHER + 1), range(1, sides)):
+            case = builder.append_basic_block(f"bundles_{kind}_{count}_{size}")
+            choice.add_case(INT64((kind * (TOGETHER + 1) + count) * sides + size), case)
             builder.position_at_end(case)
-            builder.call(_bundles(builder.module, form.literal_value, count, size), arguments[3:])
+            builder.call(_bundles(builder.module, kind, count, size), arguments[3:])
             builder.branch(done)
         builder.position_at_end(done)
 
-    return types.void(form, *[types.intp] * 13, types.boolean), generate
+    return types.void(*[types.intp] * 14, types.boolean), generate
 
 
 def _bundles(module: Any, form: int, rows: int, streams: int) -> Any:

@@ -13,7 +13,7 @@ from numba.extending import overload
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.sixes_numba import (
-    BYTES,
+    BYTE_LINES,
     GROUP,
     LARGEST,
     LINES,
@@ -207,12 +207,12 @@ def _multiply_sixes(
 ) -> None:
     place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0]
     groups = given.shape[1] // 2 // (GROUP + 4)
-    multiply_groups(LINES, place, groups, 0, matrix.units[layer], given, steps, start, stop, out, adding)
+    multiply_groups(PACKED, place, groups, 0, matrix.units[layer], given, steps, start, stop, out, adding)
 
 
 @compiled
 def multiply_groups(
-    lines: int,
+    form: int,
     place: int,
     groups: int,
     group: int,
@@ -226,11 +226,12 @@ def multiply_groups(
 ) -> None:
     """The same for the matrix at an address, which has so many groups of inputs: the rows given begin with `group`.
 
-    Of LINES lines a group has six bits a weight, of BYTE_LINES bytes.
+    Its form is PACKED or BYTES.
     """
+    lines = LINES if form == PACKED else BYTE_LINES
     rows, depth, size = len(given), given.shape[1] // 2 // (GROUP + 4), groups * lines * LINE
     bundle, last = start // OUTPUTS, stop // OUTPUTS
-    if rows > TOGETHER and lines == LINES:
+    if rows > TOGETHER and form == PACKED:
         # So many that a group is unpacked for all of them.
         for each in range(bundle, last):
             first_line = place + each * size + group * LINES * LINE
@@ -245,42 +246,23 @@ def multiply_groups(
             begin = given.ctypes.data + row * following
             sums, steps_there = begin + depth * GROUP, steps.ctypes.data + row * 4
             target = out.ctypes.data + row * out.strides[0] + bundle * OUTPUTS * 4
-            if lines == LINES:
-                multiply_bundles(
-                    PACKED,
-                    some,
-                    count,
-                    first_line,
-                    size,
-                    depth,
-                    begin,
-                    sums,
-                    lower,
-                    following,
-                    units_there,
-                    steps_there,
-                    target,
-                    out.strides[0],
-                    adding,
-                )
-            else:
-                multiply_bundles(
-                    BYTES,
-                    some,
-                    count,
-                    first_line,
-                    size,
-                    depth,
-                    begin,
-                    sums,
-                    lower,
-                    following,
-                    units_there,
-                    steps_there,
-                    target,
-                    out.strides[0],
-                    adding,
-                )
+            multiply_bundles(
+                form,
+                some,
+                count,
+                first_line,
+                size,
+                depth,
+                begin,
+                sums,
+                lower,
+                following,
+                units_there,
+                steps_there,
+                target,
+                out.strides[0],
+                adding,
+            )
         bundle += count
 
 

@@ -15,7 +15,7 @@ from numba.extending import overload
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.rounding_numba import bytes_laid_out
-from hemiola.kernels.sixes_numba import BYTE_LINES, GROUP, LINES, OUTPUTS
+from hemiola.kernels.sixes_numba import BYTE_LINES, BYTES, GROUP, OUTPUTS, PACKED
 from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen.attention_numba import attend, weigh
 from hemiola.musicgen.products_numba import Sixes, give_rows, multiply, multiply_groups, room, share
@@ -146,7 +146,7 @@ def _multiply_folded_by(
         place = matrices.packed.ctypes.data + layer * matrices.packed.strides[0] + folded_bytes(weights[0])
         own = matrices.units[layer, units[0] : units[0] + units[1]]
         groups = weights[1] // units[1] // GROUP
-        multiply_groups(BYTE_LINES, place, groups, 0, own, given, steps, start, stop, out, adding)
+        multiply_groups(BYTES, place, groups, 0, own, given, steps, start, stop, out, adding)
 
     def nothing(
         matrices: Any,
@@ -204,5 +204,5 @@ def _fold_heads(matrix: Sixes, layer: int, vectors: np.ndarray, places: int, mix
         some = mixed[head * places : head * places + count]
         groups = heads * n // GROUP
         multiply_groups(
-            LINES, place, groups, head * n // GROUP, matrix.units[layer], given, steps, 0, mixed.shape[1], some, False
+            PACKED, place, groups, head * n // GROUP, matrix.units[layer], given, steps, 0, mixed.shape[1], some, False
         )
