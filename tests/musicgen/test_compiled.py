@@ -338,6 +338,19 @@ def test_what_a_step_reads_is_what_it_is_said_to_read(folders: dict[str, Path], 
     assert read("slow piano", "calm " * 17, "calm") == (long + 2 * folded if held == "int8" else long)
 
 
+def test_a_block_comes_as_soon_as_its_steps_are_taken(folders: dict[str, Path]) -> None:
+    model, job = loaded(folders["mono"], "float32", True), Job("calm", 40, seed=4)
+    taken: list[int] = []
+    blocks = model.tokens([job], block_frames=4, progress=lambda done, total: taken.append(done))
+    found = [next(blocks)]
+    assert found[0].shape[2] == 4
+    assert taken[-1] == 4 + SIZES.pattern.longest
+    found += list(blocks)
+    assert taken[-1] == 40 + SIZES.pattern.longest
+    assert len(taken) < 20  # several at once
+    assert np.array_equal(np.concatenate(found, axis=2)[0], tokens(model, job)[0])
+
+
 def test_a_share_of_the_probability_is_left_to_torch(folders: dict[str, Path]) -> None:
     job = Job("calm", 13, seed=2, sampling=Sampling(top_k=None, top_p=0.4))
     ours, theirs = (tokens(loaded(folders["mono"], "float32", each), job) for each in (True, False))
