@@ -22,7 +22,9 @@ from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.session_torch import Engine, Session
 from hemiola.musicgen.step_numba import Board
 
-_AT_ONCE = 8  # steps, between which nobody can say stop
+# Steps between which nobody can say stop: so many, or what reads so many bytes, for every pair of rows, in a tenth of a
+# second or two.
+_AT_ONCE, _BYTES_AT_ONCE = 8, 4_000_000_000
 
 
 def fits(config: DecoderConfig, choice: Backend) -> bool:
@@ -104,6 +106,7 @@ class CompiledSession(Session):
         first = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
         read = states[: self.text_rows]
         self._steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, read)
+        self._at_once = max(1, min(_AT_ONCE, 2 * _BYTES_AT_ONCE // (self.rows * self.bytes_read)))
         self._script = batch.script
         self._choice = self._choice_for([job.sampling for job in batch.jobs])
 
@@ -138,7 +141,7 @@ class CompiledSession(Session):
         opening = read.ndim > 2 and (read.shape[2] > 1 or self.ahead)
         if self._choice is None or opening:
             return super().steps(tokens, position, most)
-        places = range(position + 1, position + 1 + min(most, _AT_ONCE))
+        places = range(position + 1, position + 1 + min(most, self._at_once))
         noise = np.stack([self.noise(each) for each in places])
         script = self._script[places.start : places.stop]
         read = read.reshape(script.shape[1:])

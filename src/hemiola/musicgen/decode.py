@@ -1,4 +1,4 @@
-"""The generation loop, written once: an opaque step writes one position after another, frames come out as they finish.
+"""The generation loop, written once: a session writes one position after another, frames come out as they finish.
 
 Nothing here looks at a token before a block of frames is fetched, so the loop never waits for a device in between.
 """
