@@ -1,13 +1,20 @@
-"""Weights as whole numbers of six bits times scales, group by group, in the order in which `sixes_numba` reads them."""
+"""Numbers as whole ones: weights times scales, group by group, laid out as `sixes_numba` reads them, and inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.functions_numba import largest_bits
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.sixes_numba import BLOCKS, BYTE_LINES, BYTE_ZERO, GROUP, LINES, OUTPUTS, QUADS, ZERO
-from hemiola.kernels.vectors_numba import LANES
+from hemiola.kernels.vectors_numba import BYTE, FLOATS, INT32, INT64, INTS, LANES, everywhere, external, load
 
 _F32 = np.float32
 _TRIALS = 6  # scales that are tried for a group
@@ -15,6 +22,7 @@ _LONGEST = _F32(1.03)  # of them, as a share of what just reaches the largest we
 _FINER = _F32(0.03)  # by what share they differ
 _BYTE = 127
 _LARGE = 2**23
+LARGEST = 127 * 256 + 127  # of what weights are multiplied with
 _SMALLEST = np.finfo(np.float32).tiny
 
 
@@ -105,11 +113,39 @@ def bytes_laid_out(weight: np.ndarray, out: np.ndarray, units: np.ndarray) -> No
 
 @compiled
 def _reach(some: np.ndarray) -> np.float32:
-    """The largest of all sizes: compared as integers, which is the same order for what is not negative, and quicker."""
-    bits, largest = some.view(np.int32), np.int32(0)
-    for place in range(len(bits)):
-        largest = max(largest, np.int32(bits[place] & np.int32(0x7FFFFFFF)))
-    return np.int32(largest).view(np.float32)
+    """The largest of all sizes."""
+    return np.int32(largest_bits(some)).view(np.float32)
+
+
+@intrinsic
+def halve(context: Any, source: Any, rate: Any, upper: Any, lower: Any) -> Any:
+    """Write GROUP numbers float32, times a rate, rounded and of at most LARGEST, as upper and lower bytes.
+
+    Addresses: source, upper and lower. Returns the sums of the upper and of the lower bytes.
+    """
+
+    def generate(builder_context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, rate, upper, lower = arguments
+        nearest = external(builder, f"llvm.rint.v{LANES}f32", FLOATS, FLOATS)
+        added = external(builder, f"llvm.vector.reduce.add.v{LANES}i32", INT32, INTS)
+        eight, half = (ir.Constant(INTS, [each] * LANES) for each in (8, 128))
+        factor = everywhere(builder, rate)
+        sums = [ir.Constant(INTS, [0] * LANES)] * 2
+        for part in range(GROUP // LANES):
+            numbers = load(builder, FLOATS, builder.add(source, INT64(part * LANES * 4)))
+            whole = builder.fptosi(builder.call(nearest, [builder.fmul(numbers, factor)]), INTS)
+            high = builder.ashr(builder.add(whole, half), eight)
+            low = builder.sub(whole, builder.shl(high, eight))
+            sums = [builder.add(total, each) for total, each in zip(sums, (high, low))]
+            for each, target in ((high, upper), (low, lower)):
+                place = builder.add(target, INT64(part * LANES))
+                narrow = builder.trunc(each, ir.VectorType(BYTE, LANES))
+                builder.store(narrow, builder.inttoptr(place, narrow.type.as_pointer()), align=1)
+        return builder_context.make_tuple(
+            builder, signature.return_type, [builder.call(added, [each]) for each in sums]
+        )
+
+    return types.UniTuple(types.int32, 2)(types.intp, types.float32, types.intp, types.intp), generate
 
 
 @compiled

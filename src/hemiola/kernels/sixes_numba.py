@@ -6,6 +6,7 @@ hardly anything but the weights is rounded: a sum in a group is exact.
 
 A bundle has `OUTPUTS` outputs. For each group of inputs it holds, for eight times four inputs, two lines with the lower
 four bits of the weights of four blocks of outputs, and a line with their upper two; and at last a line of scales.
+Where a weight has a byte instead, from -128 to 127, it holds four lines for each four inputs, one of every block.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ BYTE_LINES = BLOCKS * QUADS + 1  # of a group where a weight has a byte
 BYTE_ZERO = 128
 PACKED, SPREAD, BYTES = range(3)  # how weights stand: six bits each, those as `unpack` leaves them, and bytes
 STREAMS, TOGETHER = 2, 2  # bundles and rows that are worked on side by side
-LARGEST = 127 * 256 + 127  # of what is multiplied
 _AHEAD = 32 * LINE  # memory is asked for that far before it is read; by trial
 
 
@@ -60,37 +60,6 @@ def supported() -> bool:
 def size(outputs: int, inputs: int) -> int:
     """Bytes of a matrix."""
     return outputs // OUTPUTS * (inputs // GROUP) * LINES * LINE
-
-
-@intrinsic
-def halve(context: Any, source: Any, rate: Any, upper: Any, lower: Any) -> Any:
-    """Write GROUP numbers float32, times a rate, rounded and of at most LARGEST, as upper and lower bytes.
-
-    Addresses: source, upper and lower. Returns the sums of the upper and of the lower bytes.
-    """
-
-    def generate(builder_context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        source, rate, upper, lower = arguments
-        nearest = external(builder, f"llvm.rint.v{LANES}f32", FLOATS, FLOATS)
-        added = external(builder, f"llvm.vector.reduce.add.v{LANES}i32", INT32, INTS)
-        eight, half = (ir.Constant(INTS, [each] * LANES) for each in (8, 128))
-        factor = everywhere(builder, rate)
-        sums = [ir.Constant(INTS, [0] * LANES)] * 2
-        for part in range(GROUP // LANES):
-            numbers = load(builder, FLOATS, builder.add(source, INT64(part * LANES * 4)))
-            whole = builder.fptosi(builder.call(nearest, [builder.fmul(numbers, factor)]), INTS)
-            high = builder.ashr(builder.add(whole, half), eight)
-            low = builder.sub(whole, builder.shl(high, eight))
-            sums = [builder.add(total, each) for total, each in zip(sums, (high, low))]
-            for each, target in ((high, upper), (low, lower)):
-                place = builder.add(target, INT64(part * LANES))
-                narrow = builder.trunc(each, ir.VectorType(BYTE, LANES))
-                builder.store(narrow, builder.inttoptr(place, narrow.type.as_pointer()), align=1)
-        return builder_context.make_tuple(
-            builder, signature.return_type, [builder.call(added, [each]) for each in sums]
-        )
-
-    return types.UniTuple(types.int32, 2)(types.intp, types.float32, types.intp, types.intp), generate
 
 
 @intrinsic

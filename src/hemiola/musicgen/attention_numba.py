@@ -1,15 +1,20 @@
-"""Attention of a step's rows over what they remember, which is packed as matrices are."""
+"""Attention of a step's rows over what they remember, which is packed as matrices are.
+
+As in products_numba.py, numba looks up what stands in for a function that raises NotImplementedError.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import overload
 
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import exp
+from hemiola.kernels.tile_numba import BLOCKS, WHOLES, tile
 from hemiola.kernels.vectors_numba import LANES, fetched
-from hemiola.musicgen.products_numba import kept, spread
+from hemiola.musicgen.products_numba import held
 
 _F32 = np.float32
 _LOWEST = np.float32(-1e30)
@@ -26,6 +31,58 @@ class Memory(NamedTuple):
     values: np.ndarray  # [layers, rows, heads, n / LANES, places / inputs, LANES, inputs]
     first: np.ndarray  # int64 [rows], the first place that a row sees
     stop: np.ndarray  # int64 [rows], where a row's text ends
+
+
+def kept(number: float, where: np.ndarray) -> Any:
+    """A float32 as it is, or the bits of the nearest bfloat16, the even one of two."""
+    raise NotImplementedError
+
+
+@overload(kept)
+def _kept_in(number: Any, where: Any) -> Any:
+    def same(number: Any, where: Any) -> Any:
+        return number
+
+    def rounded(number: Any, where: Any) -> Any:
+        bits = np.float32(number).view(np.uint32)
+        return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    return same if held(where) == WHOLES else rounded
+
+
+def spread(
+    packed: np.ndarray, block: int, last: int, group: int, depth: int, given: np.ndarray, out: np.ndarray
+) -> None:
+    """Blocks to `last` of packed [blocks, groups, LANES, inputs], `depth` groups of each, for one row -> outputs."""
+    raise NotImplementedError
+
+
+@overload(spread)
+def _spread_by(packed: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
+    kind = held(packed)
+
+    def spread(packed: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
+        while block < last:
+            blocks = BLOCKS if block + BLOCKS <= last else min(2, last - block)
+            start = packed.ctypes.data + block * packed.strides[0] + group * packed.strides[1]
+            target = out.ctypes.data + block * LANES * 4
+            tile(
+                kind,
+                blocks,
+                1,
+                start,
+                packed.strides[0],
+                4 * LANES,
+                given.ctypes.data,
+                0,
+                depth,
+                target,
+                0,
+                False,
+            )
+            block += blocks
+
+    return spread
 
 
 @compiled

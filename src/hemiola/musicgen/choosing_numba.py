@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.functions_numba import largest_bits
 
 _F32 = np.float32
 _INFINITE = 0x7F800000  # bits; those of no number are larger
@@ -59,7 +60,7 @@ def pick(logits: np.ndarray, noise: np.ndarray, top_k: int, temperature: np.floa
     Where they are no numbers it is vocab.
     """
     vocab = len(logits)
-    if not _are_numbers(logits):
+    if largest_bits(logits) > _INFINITE:
         return vocab
     if temperature == 0:
         return _largest(logits)
@@ -73,14 +74,6 @@ def pick(logits: np.ndarray, noise: np.ndarray, top_k: int, temperature: np.floa
         scores[best] = -np.finfo(np.float32).max
         best = _largest(scores)
     return best
-
-
-@compiled
-def _are_numbers(some: np.ndarray) -> bool:
-    bits, largest = some.view(np.int32), np.int32(0)
-    for k in range(len(bits)):
-        largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
-    return bool(largest <= _INFINITE)
 
 
 @compiled

@@ -11,11 +11,12 @@ import numpy as np
 from numba.extending import overload
 
 from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.functions_numba import largest_bits
 from hemiola.kernels.memory import LINE
+from hemiola.kernels.rounding_numba import LARGEST, halve
 from hemiola.kernels.sixes_numba import (
     BYTE_LINES,
     GROUP,
-    LARGEST,
     LINES,
     OUTPUTS,
     PACKED,
@@ -25,7 +26,6 @@ from hemiola.kernels.sixes_numba import (
     ZERO,
     add_group,
     finish,
-    halve,
     multiply_bundles,
     unpack,
 )
@@ -36,7 +36,7 @@ SIXES = 6  # what a matrix holds, beside the kinds of tile_numba.py
 
 _F32 = np.float32
 _VECTOR = 4 * LANES  # bytes of a block's group
-_SMALLEST = np.finfo(np.float32).tiny
+_SMALLEST = _F32(1e-30)  # whose rate is still a number; a row that nowhere reaches it is nothing
 
 
 class Sixes(NamedTuple):
@@ -81,28 +81,11 @@ def share(count: int, unit: int, part: int, parts: int) -> tuple[int, int]:
     return pieces * part // parts * size, pieces * (part + 1) // parts * size if part + 1 < parts else count
 
 
-def _held(packed: Any) -> int:
+def held(packed: Any) -> int:
     """What a matrix or an array of numba's types holds, by its kind of products."""
     if isinstance(packed, tuple) or hasattr(packed, "instance_class"):
         packed = packed[0]
     return {8: SIXES, 16: HALVES, 32: WHOLES}[packed.dtype.bitwidth]
-
-
-def kept(number: float, where: np.ndarray) -> Any:
-    """A float32 as it is, or the bits of the nearest bfloat16, the even one of two."""
-    raise NotImplementedError
-
-
-@overload(kept)
-def _kept_in(number: Any, where: Any) -> Any:
-    def same(number: Any, where: Any) -> Any:
-        return number
-
-    def rounded(number: Any, where: Any) -> Any:
-        bits = np.float32(number).view(np.uint32)
-        return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-    return same if _held(where) == WHOLES else rounded
 
 
 def room(matrix: Any, rows: int, width: int) -> np.ndarray:
@@ -119,7 +102,7 @@ def _room_for(matrix: Any, rows: Any, width: Any) -> Any:
         # Upper bytes and a number of 4 bytes for each group of them, and the same of the lower ones.
         return np.empty((rows, 2 * (width + width * 4 // GROUP)), np.int8)
 
-    return halved if _held(matrix) == SIXES else plain
+    return halved if held(matrix) == SIXES else plain
 
 
 def give(matrix: Any, source: np.ndarray, out: np.ndarray, steps: np.ndarray, row: int) -> None:
@@ -133,11 +116,7 @@ def _give_to(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
         out[:] = source
 
     def halved(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
-        # Compared as integers: of floats that are not negative it is the same order, and what is no number is larger.
-        bits, reach = source.view(np.int32), np.int32(0)
-        for k in range(len(bits)):
-            reach = max(reach, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
-        largest = max(np.int32(reach).view(np.float32), _SMALLEST)
+        largest = max(np.int32(largest_bits(source)).view(np.float32), _SMALLEST)
         rate, width, half = _F32(LARGEST) / largest, len(source), len(out) // 2
         steps[row] = largest / _F32(LARGEST)
         # Stored weights are too large by ZERO, which sums begin without.
@@ -148,7 +127,7 @@ def _give_to(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
             high, low = halve(source.ctypes.data + first * 4, rate, upper + first, lower + first)
             upper_sums[group], lower_sums[group] = -ZERO * high, -ZERO * low
 
-    return halved if _held(matrix) == SIXES else copied
+    return halved if held(matrix) == SIXES else copied
 
 
 @compiled
@@ -167,7 +146,7 @@ def multiply(
 
 @overload(multiply)
 def _multiply_by(matrix: Any, layer: Any, given: Any, steps: Any, start: Any, stop: Any, out: Any, adding: Any) -> Any:
-    kind = _held(matrix)
+    kind = held(matrix)
     if kind == SIXES:
         return _multiply_sixes
     inputs = INPUTS[kind]
@@ -291,38 +270,3 @@ def _multiply_rows(
     for row in range(rows):
         there, target = totals.ctypes.data + row * OUTPUTS * 4, out.ctypes.data + row * out.strides[0] + first * 4
         finish(there, units.ctypes.data + first * 4, steps.ctypes.data + row * 4, target, adding)
-
-
-def spread(
-    packed: np.ndarray, block: int, last: int, group: int, depth: int, given: np.ndarray, out: np.ndarray
-) -> None:
-    """Blocks to `last` of packed [blocks, groups, LANES, inputs], `depth` groups of each, for one row -> outputs."""
-    raise NotImplementedError
-
-
-@overload(spread)
-def _spread_by(packed: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
-    kind = _held(packed)
-
-    def spread(packed: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
-        while block < last:
-            blocks = BLOCKS if block + BLOCKS <= last else min(2, last - block)
-            start = packed.ctypes.data + block * packed.strides[0] + group * packed.strides[1]
-            target = out.ctypes.data + block * LANES * 4
-            tile(
-                kind,
-                blocks,
-                1,
-                start,
-                packed.strides[0],
-                _VECTOR,
-                given.ctypes.data,
-                0,
-                depth,
-                target,
-                0,
-                False,
-            )
-            block += blocks
-
-    return spread

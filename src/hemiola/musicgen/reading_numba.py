@@ -2,7 +2,7 @@
 
 Attention asks keys by a query, and gives a mixture of values to a matrix. The query is a product itself: of a short
 text its keys and the query's matrix are folded into one, [d, heads * places], and so are its values and the matrix that
-they are given to. For a dozen words a step then reads a quarter of the bytes.
+they are given to. For a dozen words a step then reads a third of the bytes.
 """
 
 from __future__ import annotations
