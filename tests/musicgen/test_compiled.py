@@ -34,13 +34,17 @@ from hemiola.musicgen.session_torch import Engine
 # Where it cannot be installed, or the processor has no such instructions, torch takes the steps.
 pytest.importorskip("numba")
 
+from numba import njit
+
 from hemiola.kernels import compiling_numba, rounding_numba, sixes_numba, tile_numba
+from hemiola.kernels.memory import lined
 from hemiola.kernels.team_torch import Team
-from hemiola.musicgen import compiled_torch, packed_torch, reading_torch
+from hemiola.musicgen import compiled_torch, packed_torch, products_numba, reading_torch
 from hemiola.musicgen.choosing_numba import pick
 from hemiola.musicgen.compiled_torch import CompiledEngine
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.packed_torch import Kernels
+from hemiola.musicgen.products_numba import Sixes
 from hemiola.musicgen.reading_numba import Folded
 
 HELD = ("float32", "bfloat16", "int8")
@@ -151,6 +155,36 @@ def test_bytes_of_nothing_are_nothing() -> None:
     weight = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
     assert not product("int8", weight, np.zeros((2, 32), np.float32)).any()
     assert not product("int8", 0 * weight, np.ones((2, 32), np.float32)).any()
+    # As small as this a row is nothing, and still a number.
+    assert np.abs(product("int8", weight, np.full((2, 32), 1e-38, np.float32))).max() < 1e-30
+
+
+@njit
+def product_of_bytes(like: object, packed: np.ndarray, units: np.ndarray, hidden: np.ndarray, out: np.ndarray) -> None:
+    given, steps = products_numba.room(like, len(hidden), hidden.shape[1]), np.empty(len(hidden), np.float32)
+    products_numba.give_rows(like, hidden, given, steps)
+    groups = hidden.shape[1] // 32
+    place = packed.ctypes.data
+    products_numba.multiply_groups(sixes_numba.BYTES, place, groups, 0, units, given, steps, 0, len(units), out, True)
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 5), bundles=st.integers(1, 5), groups=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
+def test_a_product_with_bytes_is_what_a_sum_by_hand_says(rows: int, bundles: int, groups: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    outputs, inputs = 64 * bundles, 32 * groups
+    weight, hidden = (rng.normal(size=(count, inputs)).astype(np.float32) for count in (outputs, rows))
+    packed, units = lined((1, outputs * inputs * 33 // 32), np.uint8), np.empty((1, outputs), np.float32)
+    rounding_numba.bytes_laid_out(weight, packed[0], units[0])
+    held = unfolded(Folded(packed, units), 0, 0, outputs, inputs)
+    # A byte and a scale of seven bits: half a step, of which the scale is up to one 64th too large.
+    largest = np.repeat(np.abs(weight).reshape(outputs, groups, 32).max(2), 32, axis=1)
+    assert np.all(np.abs(held - weight) <= 0.51 / 127 * largest + units.T)
+    out = np.ones((rows, outputs), np.float32)
+    product_of_bytes(Sixes(packed, units), packed, units[0], hidden, out)
+    step = np.abs(hidden).max(1, keepdims=True) / (127 * 256 + 127)
+    near = 1e-5 * np.abs(hidden) @ np.abs(held).T + step * np.abs(held).sum(1) / 2 + 1e-6
+    assert np.all(np.abs(out - 1 - hidden.astype(float) @ held.T) <= near)
 
 
 @pytest.mark.parametrize("held", HELD)
