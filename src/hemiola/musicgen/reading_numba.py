@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
@@ -37,8 +36,8 @@ class Text(NamedTuple):
     # places and number.
     runs: np.ndarray
     memory: Any
-    asking: Any  # Folded, [d, heads * places] of each text; anything else where nothing is folded
-    giving: Any  # [heads * places, d]
+    asking: Any  # Folded, [d, heads * places] of each text; None where matrices are of a kind that is never folded
+    giving: Any  # the same, [heads * places, d]
 
 
 @compiled
@@ -48,6 +47,7 @@ def ask(
     query: Any,
     layer: int,
     text: Text,
+    folded: Any,
     given: np.ndarray,
     steps: np.ndarray,
     queries: np.ndarray,
@@ -56,7 +56,8 @@ def ask(
 ) -> None:
     """Rows given as products take them -> what they read by thread `part`'s heads, or how much of each place, in mixed.
 
-    Rows have the form that products with `query` take. Queries [rows, d or more] and scores are written over.
+    Rows have the form that products with `query` take. `folded` is text.asking: numba leaves out what stands behind
+    an argument that is None. Queries [rows, d or more] and scores are written over.
     """
     width, heads = mixed.shape[1], text.memory.keys.shape[2]
     n = width // heads
@@ -64,11 +65,11 @@ def ask(
         run = text.runs[index]
         begin, end, places, before = run[0], run[1], run[2], run[3]
         some, own_steps, out = given[begin:end], steps[begin:end], mixed[begin:end]
-        if places:
+        if folded is not None and places:
             size = heads * places
             first, last = share(size, places, part, parts)
             weights, units = (before * heads * width, size * width), (before * heads, size)
-            _multiply_folded(text.asking, layer, weights, units, some, own_steps, first, last, out, False)
+            _multiply_folded(folded, layer, weights, units, some, own_steps, first, last, out, False)
             for row in range(begin, end):
                 for head in range(first // places, last // places):
                     own = mixed[row, head * places : (head + 1) * places]
@@ -85,8 +86,20 @@ def ask(
 
 
 @compiled
-def answer(part: int, parts: int, matrix: Any, layer: int, text: Text, mixed: np.ndarray, hidden: np.ndarray) -> None:
-    """Add what the rows read to hidden [rows, d]: the columns of thread `part`. `matrix` is [heads * n, d]."""
+def answer(
+    part: int,
+    parts: int,
+    matrix: Any,
+    layer: int,
+    text: Text,
+    folded: Any,
+    mixed: np.ndarray,
+    hidden: np.ndarray,
+) -> None:
+    """Add what the rows read to hidden [rows, d]: the columns of thread `part`. `matrix` is [heads * n, d].
+
+    `folded` is text.giving.
+    """
     width, heads = mixed.shape[1], text.memory.keys.shape[2]
     first, last = share(width, LANES, part, parts)
     for index in range(len(text.runs)):
@@ -95,15 +108,16 @@ def answer(part: int, parts: int, matrix: Any, layer: int, text: Text, mixed: np
         size = heads * places if places else width
         given, steps = room(matrix, end - begin, size), np.empty(end - begin, np.float32)
         give_rows(matrix, mixed[begin:end, :size], given, steps)
-        if places:
+        if folded is not None and places:
             weights, units = (before * heads * width, size * width), (number * width, width)
-            _multiply_folded(text.giving, layer, weights, units, given, steps, first, last, hidden[begin:end], True)
+            _multiply_folded(folded, layer, weights, units, given, steps, first, last, hidden[begin:end], True)
         else:
             multiply(matrix, layer, given, steps, first, last, hidden[begin:end], True)
 
 
+@compiled
 def _multiply_folded(
-    matrices: Any,
+    matrices: Folded,
     layer: int,
     weights: tuple[int, int],
     units: tuple[int, int],
@@ -115,54 +129,10 @@ def _multiply_folded(
     adding: bool,
 ) -> None:
     """Multiply by one of a layer's folded matrices: where its weights and units begin, and how many they are."""
-    raise NotImplementedError
-
-
-@overload(_multiply_folded)
-def _multiply_folded_by(
-    matrices: Any,
-    layer: Any,
-    weights: Any,
-    units: Any,
-    given: Any,
-    steps: Any,
-    start: Any,
-    stop: Any,
-    out: Any,
-    adding: Any,
-) -> Any:
-    def multiplied(
-        matrices: Any,
-        layer: Any,
-        weights: Any,
-        units: Any,
-        given: Any,
-        steps: Any,
-        start: Any,
-        stop: Any,
-        out: Any,
-        adding: Any,
-    ) -> None:
-        place = matrices.packed.ctypes.data + layer * matrices.packed.strides[0] + folded_bytes(weights[0])
-        own = matrices.units[layer, units[0] : units[0] + units[1]]
-        groups = weights[1] // units[1] // GROUP
-        multiply_groups(BYTES, place, groups, 0, own, given, steps, start, stop, out, adding)
-
-    def nothing(
-        matrices: Any,
-        layer: Any,
-        weights: Any,
-        units: Any,
-        given: Any,
-        steps: Any,
-        start: Any,
-        stop: Any,
-        out: Any,
-        adding: Any,
-    ) -> None:
-        return None
-
-    return multiplied if hasattr(matrices, "instance_class") and matrices.instance_class is Folded else nothing
+    place = matrices.packed.ctypes.data + layer * matrices.packed.strides[0] + folded_bytes(weights[0])
+    own = matrices.units[layer, units[0] : units[0] + units[1]]
+    groups = weights[1] // units[1] // GROUP
+    multiply_groups(BYTES, place, groups, 0, own, given, steps, start, stop, out, adding)
 
 
 @compiled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,9 +54,9 @@ def text_for(kernels: Kernels, caches: Sequence[Tensor], states: Sequence[Tensor
     return text
 
 
-def _empty(kernels: Kernels, weights: int, units: int) -> Any:
-    """Room for folded matrices of all layers; what nobody reads where there are none."""
+def _empty(kernels: Kernels, weights: int, units: int) -> Folded | None:
+    """Room for folded matrices of all layers; None where there can be none."""
     if kernels.turned is None:
-        return kernels.weights.query
+        return None
     layers = len(kernels.weights.norms)
     return Folded(lined((layers, reading_numba.folded_bytes(weights)), np.uint8), np.empty((layers, units), np.float32))

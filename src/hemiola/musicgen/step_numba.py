@@ -128,9 +128,9 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Text, board: Any
         meet(board.counts, parts)
         if readers:
             _give_normed(weights.query, hidden[:readers], norms[1], given, steps)
-            ask(part, parts, weights.query, layer, text, given, steps, fused, scores, mixed)
+            ask(part, parts, weights.query, layer, text, text.asking, given, steps, fused, scores, mixed)
             meet(board.counts, parts)
-            answer(part, parts, weights.read_out, layer, text, mixed, hidden)
+            answer(part, parts, weights.read_out, layer, text, text.giving, mixed, hidden)
             meet(board.counts, parts)
         _give_normed(weights.fc1, hidden, norms[2], given, steps)
         multiply(weights.fc1, layer, given, steps, first_inner, last_inner, inner, False)
