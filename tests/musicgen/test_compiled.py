@@ -45,7 +45,6 @@ from hemiola.musicgen.compiled_torch import CompiledEngine
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.packed_torch import Kernels
 from hemiola.musicgen.products_numba import Sixes
-from hemiola.musicgen.reading_numba import Folded
 
 HELD = ("float32", "bfloat16", "int8")
 if not (sixes_numba.supported() and tile_numba.supported(tile_numba.WHOLES)):
@@ -163,25 +162,36 @@ def test_bytes_of_nothing_are_nothing() -> None:
 def product_of_bytes(like: object, packed: np.ndarray, units: np.ndarray, hidden: np.ndarray, out: np.ndarray) -> None:
     given, steps = products_numba.room(like, len(hidden), hidden.shape[1]), np.empty(len(hidden), np.float32)
     products_numba.give_rows(like, hidden, given, steps)
-    groups = hidden.shape[1] // 32
-    place = packed.ctypes.data
-    products_numba.multiply_groups(sixes_numba.BYTES, place, groups, 0, units, given, steps, 0, len(units), out, True)
+    products_numba.multiply_bytes(
+        packed.ctypes.data,
+        len(packed) // len(units) * 16,
+        len(packed) // len(units) // 4,
+        units.ctypes.data,
+        len(hidden),
+        given.ctypes.data,
+        given.shape[1] // 2,
+        steps.ctypes.data,
+        0,
+        len(units) // 16,
+        out.ctypes.data,
+        out.strides[0],
+        True,
+    )
 
 
 @settings(deadline=None, max_examples=30)
-@given(rows=st.integers(1, 5), bundles=st.integers(1, 5), groups=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
-def test_a_product_with_bytes_is_what_a_sum_by_hand_says(rows: int, bundles: int, groups: int, seed: int) -> None:
+@given(rows=st.integers(1, 5), blocks=st.integers(1, 11), quads=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+def test_a_product_with_bytes_is_what_a_sum_by_hand_says(rows: int, blocks: int, quads: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    outputs, inputs = 64 * bundles, 32 * groups
+    outputs, inputs = 16 * blocks, 4 * quads
     weight, hidden = (rng.normal(size=(count, inputs)).astype(np.float32) for count in (outputs, rows))
-    packed, units = lined((1, outputs * inputs * 33 // 32), np.uint8), np.empty((1, outputs), np.float32)
-    rounding_numba.bytes_laid_out(weight, packed[0], units[0])
-    held = unfolded(Folded(packed, units), 0, 0, outputs, inputs)
-    # A byte and a scale of seven bits: half a step, of which the scale is up to one 64th too large.
-    largest = np.repeat(np.abs(weight).reshape(outputs, groups, 32).max(2), 32, axis=1)
-    assert np.all(np.abs(held - weight) <= 0.51 / 127 * largest + units.T)
+    packed, units = lined((1, outputs * inputs), np.uint8), np.empty((1, outputs), np.float32)
+    rounding_numba.bytes_laid_out(np.ascontiguousarray(weight.T), packed[0], units[0])
+    held = unfolded(packed[0], units[0])
+    assert np.all(np.abs(held - weight) <= 0.501 / 127 * np.abs(weight).max(1, keepdims=True))
     out = np.ones((rows, outputs), np.float32)
-    product_of_bytes(Sixes(packed, units), packed, units[0], hidden, out)
+    padded = np.pad(hidden, ((0, 0), (0, -inputs % 32)))
+    product_of_bytes(Sixes(packed, units), packed[0], units[0], padded, out)
     step = np.abs(hidden).max(1, keepdims=True) / (127 * 256 + 127)
     near = 1e-5 * np.abs(hidden) @ np.abs(held).T + step * np.abs(held).sum(1) / 2 + 1e-6
     assert np.all(np.abs(out - 1 - hidden.astype(float) @ held.T) <= near)
@@ -251,8 +261,9 @@ def test_a_folded_matrix_is_a_query_and_keys_in_one(folders: dict[str, Path]) ->
     jobs = Job("slow piano with rain", 9), Job("slow piano " * 9, 9), Job("calm", 9), Job("calm", 9)
     session = model.session(Batch(jobs, WIDE.pattern))
     text, heads, n = session._steps.text, WIDE.num_attention_heads, WIDE.head_dim
-    assert text.runs[:3].tolist() == [[0, 1, 16, 0, 0], [1, 2, 0, 16, 1], [2, 4, 16, 16, 1]]
-    for layer, row, number in [(0, 0, 0), (2, 0, 0), (1, 2, 1)]:
+    assert text.runs[:3].tolist() == [[0, 1, 8, 0, 0], [1, 2, 0, 8, 1], [2, 4, 4, 8, 1]]
+    for layer, (row, _, places, before, number) in [(0, text.runs[0]), (2, text.runs[0]), (1, text.runs[2])]:
+        size, width = heads * places, WIDE.hidden_size
         reader = whole._engine.decoder.layers[layer].reader
         length = text.memory.stop[row]
         keys, values = session.text_caches[layer][:, row, :, :length].double().numpy()
@@ -260,24 +271,22 @@ def test_a_folded_matrix_is_a_query_and_keys_in_one(folders: dict[str, Path]) ->
             rounded(each.contiguous().numpy()).reshape(shape)
             for each, shape in ((reader.query, (-1, heads, n)), (reader.out.t(), (-1, heads, n)))
         )
-        asked = unfolded(text.asking, layer, number, outputs=heads * 16, inputs=WIDE.hidden_size)
-        given = unfolded(text.giving, layer, number, outputs=WIDE.hidden_size, inputs=heads * 16)
-        found = asked.reshape(heads, 16, -1), given.T.reshape(heads, 16, -1)
+        asking, giving = (
+            each.packed[layer, before * heads * width :][: size * width] for each in (text.asking, text.giving)
+        )
+        asked = unfolded(asking, text.asking.units[layer, before * heads :][:size])
+        given = unfolded(giving, text.giving.units[layer, number * width :][:width])
+        found = asked.reshape(heads, places, -1), given.T.reshape(heads, places, -1)
         expected = np.einsum("htn,dhn->htd", keys, query), np.einsum("htn,dhn->htd", values, out)
         for ours, theirs in zip(found, expected):
             assert np.abs(ours[:, :length] - theirs).max() < 0.01 * np.abs(theirs).max()
             assert not ours[:, length:].any()
 
 
-def unfolded(matrices: Folded, layer: int, number: int, outputs: int, inputs: int) -> np.ndarray:
-    """The folded matrix of one text, [outputs, inputs]; all texts have as many places."""
-    size = outputs * inputs * 33 // 32
-    packed = matrices.packed[layer, number * size : (number + 1) * size].reshape(outputs // 64, inputs // 32, 33, 64)
-    codes = packed[:, :, :32].reshape(outputs // 64, inputs // 32, 8, 4, 16, 4).transpose(0, 3, 4, 1, 2, 5)
-    scales = packed[:, :, 32].view(np.int8).swapaxes(1, 2).reshape(outputs, -1)
-    units = matrices.units[layer, number * outputs : (number + 1) * outputs]
-    whole = codes.reshape(outputs, inputs).astype(np.float64) - 128
-    return whole * np.repeat(scales, 32, axis=1) * units[:, None]
+def unfolded(packed: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """A matrix in bytes, uint8 [outputs * inputs], as [outputs, inputs]."""
+    codes = packed.reshape(len(units) // 16, -1, 16, 4).swapaxes(1, 2).reshape(len(units), -1)
+    return (codes.astype(np.float64) - 128) * units[:, None]
 
 
 def round_weights(decoder: FusedDecoder) -> None:
@@ -367,9 +376,9 @@ def test_what_a_step_reads_is_what_it_is_said_to_read(folders: dict[str, Path], 
     assert read(None) == each * (3 * own + heads)
     long = each * (3 * (own + text) + heads)
     assert read("slow piano " * 9) == long
-    folded = 3 * 2 * 4 * 16 * width * 8.25 / 8
+    folded = 3 * 2 * 4 * 4 * width  # of a text of up to four tokens
     assert read("slow piano") == (long - each * 3 * text + folded if held == "int8" else long)
-    assert read("slow piano", "calm " * 17, "calm") == (long + 2 * folded if held == "int8" else long)
+    assert read("slow piano", "calm " * 17, "slow calm piano rain") == (long + 3 * folded if held == "int8" else long)
 
 
 def test_a_block_comes_as_soon_as_its_steps_are_taken(folders: dict[str, Path]) -> None:

@@ -68,3 +68,19 @@ def largest_bits(some: np.ndarray) -> np.int32:
     for k in range(len(bits)):
         largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
     return largest
+
+
+@compiled
+def ordered(x: np.float32) -> np.int32:
+    """Whole numbers that stand in the order of such numbers: of those many are compared at once, of numbers one by one.
+
+    What is no number comes last, or first.
+    """
+    bits = np.float32(x).view(np.int32)
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@compiled
+def disordered(whole: np.int32) -> np.float32:
+    """The number in whose place it stands."""
+    return np.int32(whole ^ ((whole >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)

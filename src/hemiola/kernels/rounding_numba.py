@@ -10,20 +10,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from hemiola.kernels.bytes_numba import lay_quad
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import largest_bits
 from hemiola.kernels.memory import LINE
-from hemiola.kernels.sixes_numba import BLOCKS, BYTE_LINES, BYTE_ZERO, GROUP, LINES, OUTPUTS, QUADS, ZERO
-from hemiola.kernels.vectors_numba import BYTE, FLOATS, INT32, INT64, INTS, LANES, everywhere, external, load
+from hemiola.kernels.sixes_numba import GROUP, INPUTS, LINES, OUTPUTS, QUADS, ZERO
+from hemiola.kernels.vectors_numba import BYTE, FLOAT, FLOATS, INT32, INT64, INTS, LANES, everywhere, external, load, store
 
 _F32 = np.float32
 _TRIALS = 6  # scales that are tried for a group
 _LONGEST = _F32(1.03)  # of them, as a share of what just reaches the largest weight
 _FINER = _F32(0.03)  # by what share they differ
 _BYTE = 127
-_LARGE = 2**23
 LARGEST = 127 * 256 + 127  # of what weights are multiplied with
-_SMALLEST = np.finfo(np.float32).tiny
+SMALLEST = _F32(1e-30)  # of whose kind one step is still a number, and so is its inverse
+_TINY = np.finfo(np.float32).tiny
 
 
 @compiled
@@ -39,7 +40,7 @@ def rounded(
     outputs = len(weight)
     for output in range(outputs * part // parts, outputs * (part + 1) // parts):
         row = weight[output]
-        unit = max(_reach(row) / _F32(ZERO * _BYTE), _SMALLEST)
+        unit = max(_reach(row) / _F32(ZERO * _BYTE), _TINY)
         units[output] = unit
         for group in range(len(row) // GROUP):
             some = row[group * GROUP : (group + 1) * GROUP]
@@ -78,37 +79,27 @@ def laid_out(part: int, parts: int, codes: np.ndarray, scales: np.ndarray, out: 
 
 @compiled
 def bytes_laid_out(weight: np.ndarray, out: np.ndarray, units: np.ndarray) -> None:
-    """Weight float32 [outputs, inputs] in bytes -> out uint8 [bytes], as they are read, and units float32 [outputs].
+    """Weight float32 [inputs, outputs] in bytes -> out uint8 [bytes], as `bytes_numba` reads them, and units [outputs].
 
-    A group takes the scale that just reaches. It is done in vectors, for it is done while somebody waits.
+    It is done in vectors, for it is done while somebody waits.
     """
-    outputs, groups = len(weight), weight.shape[1] // GROUP
-    rates, half, codes = np.empty(groups, np.float32), np.empty(16, np.float32), np.empty(GROUP, np.uint8)
-    words, quads = out.view(np.uint32), codes.view(np.uint32)
+    inputs, outputs = weight.shape
+    bits, largest, rates = weight.view(np.int32), np.zeros(outputs, np.int32), np.empty(outputs, np.float32)
+    for place in range(inputs):
+        row = bits[place]
+        for output in range(outputs):
+            largest[output] = max(largest[output], np.int32(row[output] & np.int32(0x7FFFFFFF)))
+    sizes = largest.view(np.float32)
     for output in range(outputs):
-        row, block, lane = weight[output], output % OUTPUTS // LANES, output % LANES
-        for group in range(groups):
-            some = row[group * GROUP : (group + 1) * GROUP]
-            for place in range(16):
-                half[place] = max(abs(some[place]), abs(some[place + 16]))
-            for place in range(8):
-                half[place] = max(half[place], half[place + 8])
-            for place in range(4):
-                half[place] = max(half[place], half[place + 4])
-            rates[group] = max(max(half[0], half[1]), max(half[2], half[3]))
-        unit = max(_reach(rates) / _F32(_BYTE * _BYTE), _SMALLEST)
-        units[output] = unit
-        for group in range(groups):
-            scale = min(int(rates[group] / (_F32(_BYTE) * unit)) + 1, _BYTE)
-            rate = _F32(1) / (_F32(scale) * unit)
-            some = row[group * GROUP : (group + 1) * GROUP]
-            for place in range(GROUP):
-                # Behind so large a number a float32 has room for nothing but whole ones, in its last bits.
-                codes[place] = np.uint8(_F32(some[place] * rate + _F32(_LARGE + BYTE_ZERO)).view(np.uint32))
-            start = (output // OUTPUTS * groups + group) * BYTE_LINES * LINE
-            out[start + (BYTE_LINES - 1) * LINE + output % OUTPUTS] = np.uint8(scale)
-            for quad in range(QUADS):
-                words[start // 4 + (quad * BLOCKS + block) * LANES + lane] = quads[quad]
+        # Of what is no number the unit says so.
+        size = max(sizes[output], SMALLEST)
+        units[output], rates[output] = size / _F32(_BYTE), _F32(_BYTE) / size
+    target = out.ctypes.data
+    for output in range(0, outputs, LANES):
+        rate = rates.ctypes.data + output * 4
+        for place in range(0, inputs, INPUTS):
+            lay_quad(weight.ctypes.data + place * weight.strides[0] + output * 4, weight.strides[0], rate, target)
+            target += LINE
 
 
 @compiled
@@ -118,34 +109,85 @@ def _reach(some: np.ndarray) -> np.float32:
 
 
 @intrinsic
-def halve(context: Any, source: Any, rate: Any, upper: Any, lower: Any) -> Any:
-    """Write GROUP numbers float32, times a rate, rounded and of at most LARGEST, as upper and lower bytes.
+def halve(context: Any, source: Any, width: Any, out: Any, half: Any) -> Any:
+    """A row of `width` numbers float32, whole groups, as whole ones of at most LARGEST times a step, which is returned.
 
-    Addresses: source, upper and lower. Returns the sums of the upper and of the lower bytes.
+    Addresses: source; out, where the upper bytes and for each group -ZERO times their sum are written, and `half` bytes
+    on the same of the lower ones. A row that nowhere reaches SMALLEST is nothing.
     """
 
-    def generate(builder_context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
-        source, rate, upper, lower = arguments
-        nearest = external(builder, f"llvm.rint.v{LANES}f32", FLOATS, FLOATS)
-        added = external(builder, f"llvm.vector.reduce.add.v{LANES}i32", INT32, INTS)
-        eight, half = (ir.Constant(INTS, [each] * LANES) for each in (8, 128))
-        factor = everywhere(builder, rate)
-        sums = [ir.Constant(INTS, [0] * LANES)] * 2
-        for part in range(GROUP // LANES):
-            numbers = load(builder, FLOATS, builder.add(source, INT64(part * LANES * 4)))
-            whole = builder.fptosi(builder.call(nearest, [builder.fmul(numbers, factor)]), INTS)
-            high = builder.ashr(builder.add(whole, half), eight)
-            low = builder.sub(whole, builder.shl(high, eight))
-            sums = [builder.add(total, each) for total, each in zip(sums, (high, low))]
-            for each, target in ((high, upper), (low, lower)):
-                place = builder.add(target, INT64(part * LANES))
-                narrow = builder.trunc(each, ir.VectorType(BYTE, LANES))
-                builder.store(narrow, builder.inttoptr(place, narrow.type.as_pointer()), align=1)
-        return builder_context.make_tuple(
-            builder, signature.return_type, [builder.call(added, [each]) for each in sums]
-        )
+    def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> Any:
+        return builder.call(_halved(builder.module), arguments)
 
-    return types.UniTuple(types.int32, 2)(types.intp, types.float32, types.intp, types.intp), generate
+    return types.float32(*[types.intp] * 4), generate
+
+
+def _halved(module: Any) -> Any:
+    name = "hemiola_halved"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(FLOAT, [INT64] * 4), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    source, width, out, half = function.args
+    entry, looks, found, loop, done = (
+        function.append_basic_block(each) for each in ("entry", "looks", "found", "loop", "done")
+    )
+    vectors = range(GROUP // LANES)
+    nothing = ir.Constant(INTS, [0] * LANES)
+
+    # As integers sizes have the same order, and those of what is no number are larger still.
+    builder = ir.IRBuilder(entry)
+    builder.branch(looks)
+    builder.position_at_end(looks)
+    look = builder.phi(INT64)
+    before = [builder.phi(INTS) for _ in vectors]
+    after = []
+    for part, most in zip(vectors, before):
+        place = builder.add(source, builder.mul(builder.add(look, INT64(part * LANES)), INT64(4)))
+        size = builder.and_(load(builder, INTS, place), ir.Constant(INTS, [0x7FFFFFFF] * LANES))
+        after.append(builder.select(builder.icmp_signed(">", size, most), size, most))
+    next_look = builder.add(look, INT64(GROUP))
+    for phi, first, following in [(look, INT64(0), next_look), *zip(before, [nothing] * len(after), after)]:
+        phi.add_incoming(first, entry)
+        phi.add_incoming(following, looks)
+    builder.cbranch(builder.icmp_signed("<", next_look, width), looks, found)
+
+    builder.position_at_end(found)
+    one, two = after
+    most = builder.select(builder.icmp_signed(">", one, two), one, two)
+    reach = builder.bitcast(builder.call(external(builder, f"llvm.vector.reduce.smax.v{LANES}i32", INT32, INTS), [most]), FLOAT)
+    is_nothing = builder.fcmp_ordered("<", reach, FLOAT(SMALLEST))
+    reach = builder.select(is_nothing, FLOAT(SMALLEST), reach)
+    factor = everywhere(builder, builder.fdiv(FLOAT(LARGEST), reach))
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    start = builder.phi(INT64)
+    nearest = external(builder, f"llvm.rint.v{LANES}f32", FLOATS, FLOATS)
+    summed = external(builder, f"llvm.vector.reduce.add.v{LANES}i32", INT32, INTS)
+    totals = [nothing] * 2
+    for part in vectors:
+        place = builder.add(start, INT64(part * LANES))
+        numbers = load(builder, FLOATS, builder.add(source, builder.mul(place, INT64(4))))
+        whole = builder.fptosi(builder.call(nearest, [builder.fmul(numbers, factor)]), INTS)
+        high = builder.ashr(builder.add(whole, ir.Constant(INTS, [128] * LANES)), ir.Constant(INTS, [8] * LANES))
+        low = builder.sub(whole, builder.shl(high, ir.Constant(INTS, [8] * LANES)))
+        totals = [builder.add(total, each) for total, each in zip(totals, (high, low))]
+        for each, target in ((high, out), (low, builder.add(out, half))):
+            narrow = builder.trunc(each, ir.VectorType(BYTE, LANES))
+            builder.store(narrow, builder.inttoptr(builder.add(target, place), narrow.type.as_pointer()), align=1)
+    sums = builder.add(builder.add(out, width), builder.udiv(start, INT64(GROUP // 4)))
+    for total, target in zip(totals, (sums, builder.add(sums, half))):
+        store(builder, builder.mul(builder.call(summed, [total]), INT32(-ZERO)), target)
+    next_start = builder.add(start, INT64(GROUP))
+    start.add_incoming(INT64(0), found)
+    start.add_incoming(next_start, loop)
+    builder.cbranch(builder.icmp_signed("<", next_start, width), loop, done)
+
+    builder.position_at_end(done)
+    builder.ret(builder.fdiv(reach, FLOAT(LARGEST)))
+    return function
 
 
 @compiled

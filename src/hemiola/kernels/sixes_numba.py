@@ -6,7 +6,6 @@ hardly anything but the weights is rounded: a sum in a group is exact.
 
 A bundle has `OUTPUTS` outputs. For each group of inputs it holds, for eight times four inputs, two lines with the lower
 four bits of the weights of four blocks of outputs, and a line with their upper two; and at last a line of scales.
-Where a weight has a byte instead, from -128 to 127, it holds four lines for each four inputs, one of every block.
 """
 
 from __future__ import annotations
@@ -45,9 +44,6 @@ INPUTS = 4  # that one instruction multiplies and adds up, for each output
 QUADS = GROUP // INPUTS
 LINES = 3 * QUADS + 1  # of a group
 ZERO = 32  # what is stored of a weight of 0
-BYTE_LINES = BLOCKS * QUADS + 1  # of a group where a weight has a byte
-BYTE_ZERO = 128
-PACKED, SPREAD, BYTES = range(3)  # how weights stand: six bits each, those as `unpack` leaves them, and bytes
 STREAMS, TOGETHER = 2, 2  # bundles and rows that are worked on side by side
 _AHEAD = 32 * LINE  # memory is asked for that far before it is read; by trial
 
@@ -79,7 +75,6 @@ def unpack(context: Any, packed: Any, spread: Any) -> Any:
 @intrinsic(prefer_literal=True)
 def add_group(
     context: Any,
-    form: Any,
     rows: Any,
     weights: Any,
     scales: Any,
@@ -91,22 +86,21 @@ def add_group(
 ) -> Any:
     """Add what a group of inputs makes of one row, two or three to totals float32 [rows, OUTPUTS].
 
-    form, rows: constants. Addresses: weights, a group as it is packed or as `unpack` leaves it; its scales int8
-    [OUTPUTS]; given, the upper bytes of the group's inputs in the first row; sums, int32, what their products are to
-    be added to. Of both, the lower bytes' are `lower` bytes on, and the next row's `following`.
+    rows: a constant. Addresses: weights, a group as `unpack` leaves it; its scales int8 [OUTPUTS]; given, the upper
+    bytes of the group's inputs in the first row; sums, int32, what their products are to be added to. Of both, the
+    lower bytes' are `lower` bytes on, and the next row's `following`.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
-        function = _group(builder.module, form.literal_value, rows.literal_value)
-        builder.call(function, arguments[2:])
+        function = _group(builder.module, rows.literal_value, packed=False)
+        builder.call(function, arguments[1:])
 
-    return types.void(form, rows, *[types.intp] * 7), generate
+    return types.void(rows, *[types.intp] * 7), generate
 
 
 @intrinsic
 def multiply_bundles(
     context: Any,
-    form: Any,
     rows: Any,
     streams: Any,
     weights: Any,
@@ -124,31 +118,29 @@ def multiply_bundles(
 ) -> Any:
     """What up to STREAMS bundles make of up to TOGETHER rows, into or onto `out`.
 
-    The bundles are read side by side, for memory then gives more. The form is PACKED or BYTES. Addresses: weights, of
-    the first group, with bundles `apart` bytes from each other; given and sums as for `add_group`; units float32
-    [streams * OUTPUTS] and steps [rows], what is to be multiplied with; out [rows, streams * OUTPUTS], its rows
-    `stride` bytes apart.
+    The bundles are read side by side, for memory then gives more. Addresses: weights, of the first group, with bundles
+    `apart` bytes from each other; given and sums as for `add_group`; units float32 [streams * OUTPUTS] and steps
+    [rows], what is to be multiplied with; out [rows, streams * OUTPUTS], its rows `stride` bytes apart.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
-        forms, sides = (PACKED, BYTES), STREAMS + 1
-        of_form = builder.mul(arguments[0], INT64((TOGETHER + 1) * sides))
-        shape = builder.add(builder.add(of_form, builder.mul(arguments[1], INT64(sides))), arguments[2])
+        sides = STREAMS + 1
+        shape = builder.add(builder.mul(arguments[0], INT64(sides)), arguments[1])
         done = builder.append_basic_block("done")
         choice = builder.switch(shape, done)
-        for kind, count, size in itertools.product(forms, range(1, TOGETHER + 1), range(1, sides)):
-            case = builder.append_basic_block(f"bundles_{kind}_{count}_{size}")
-            choice.add_case(INT64((kind * (TOGETHER + 1) + count) * sides + size), case)
+        for count, size in itertools.product(range(1, TOGETHER + 1), range(1, sides)):
+            case = builder.append_basic_block(f"bundles_{count}_{size}")
+            choice.add_case(INT64(count * sides + size), case)
             builder.position_at_end(case)
-            builder.call(_bundles(builder.module, kind, count, size), arguments[3:])
+            builder.call(_bundles(builder.module, count, size), arguments[2:])
             builder.branch(done)
         builder.position_at_end(done)
 
-    return types.void(*[types.intp] * 14, types.boolean), generate
+    return types.void(*[types.intp] * 13, types.boolean), generate
 
 
-def _bundles(module: Any, form: int, rows: int, streams: int) -> Any:
-    name = f"hemiola_bundles_{form}_{rows}_{streams}"
+def _bundles(module: Any, rows: int, streams: int) -> Any:
+    name = f"hemiola_bundles_{rows}_{streams}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 11 + [ir.IntType(1)]), name)
@@ -156,7 +148,6 @@ def _bundles(module: Any, form: int, rows: int, streams: int) -> Any:
     function.attributes.add("noinline")
     weights, apart, groups, given, sums, lower, following, units, steps, out, stride, adding = function.args
     entry, loop, done = (function.append_basic_block(each) for each in ("entry", "loop", "done"))
-    lines = BYTE_LINES if form == BYTES else LINES
     zeros = ir.Constant(FLOATS, [0] * LANES)
     builder = ir.IRBuilder(entry)
     room = builder.alloca(FLOATS, streams * rows * BLOCKS)
@@ -170,10 +161,10 @@ def _bundles(module: Any, form: int, rows: int, streams: int) -> Any:
     group = builder.phi(INT64)
     inputs = builder.add(given, builder.mul(group, INT64(GROUP))), builder.add(sums, builder.mul(group, INT64(4)))
     for stream in range(streams):
-        start = builder.add(stepped(builder, weights, stream, apart), builder.mul(group, INT64(lines * LINE)))
-        scales, found = builder.add(start, INT64((lines - 1) * LINE)), INT64(stream * rows * BLOCKS * LINE)
+        start = builder.add(stepped(builder, weights, stream, apart), builder.mul(group, INT64(LINES * LINE)))
+        scales, found = builder.add(start, INT64((LINES - 1) * LINE)), INT64(stream * rows * BLOCKS * LINE)
         arguments = start, scales, *inputs, lower, following, builder.add(totals, found)
-        builder.call(_group(module, form, rows), arguments)
+        builder.call(_group(module, rows, packed=True), arguments)
     next_group = builder.add(group, INT64(1))
     group.add_incoming(INT64(0), entry)
     group.add_incoming(next_group, loop)
@@ -200,24 +191,34 @@ def finish(context: Any, totals: Any, units: Any, step: Any, out: Any, adding: A
 
 
 def _finished(builder: Any, totals: Any, units: Any, step: Any, out: Any, adding: Any) -> None:
+    for block in range(BLOCKS):
+        place = INT64(block * LINE)
+        total = load(builder, FLOATS, builder.add(totals, place))
+        finished(builder, total, builder.add(units, place), step, builder.add(out, place), adding)
+
+
+def finished(builder: Any, total: Any, units: Any, step: Any, out: Any, adding: Any) -> None:
+    """Write a vector of totals times units [LANES] and a step, which stand at addresses, into or onto out [LANES]."""
     # Fused, so that products are made in one order in whatever function this stands.
     fused = external(builder, f"llvm.fma.v{LANES}f32", FLOATS, *[FLOATS] * 3)
-    rate = everywhere(builder, load(builder, FLOAT, step))
-    for block in range(BLOCKS):
-        total, unit = (load(builder, FLOATS, builder.add(each, INT64(block * LINE))) for each in (totals, units))
-        target = builder.add(out, INT64(block * LINE))
-        onto = builder.select(adding, load(builder, FLOATS, target), ir.Constant(FLOATS, [0] * LANES))
-        store(builder, builder.call(fused, [total, builder.fmul(rate, unit), onto]), target)
+    rate = builder.fmul(everywhere(builder, load(builder, FLOAT, step)), load(builder, FLOATS, units))
+    onto = builder.select(adding, load(builder, FLOATS, out), ir.Constant(FLOATS, [0] * LANES))
+    store(builder, builder.call(fused, [total, rate, onto]), out)
 
 
-def _group(module: Any, form: int, rows: int) -> Any:
-    name = f"hemiola_group_{form}_{rows}"
+def dot(builder: Any, total: Any, weights: Any, numbers: Any) -> Any:
+    """Total plus the products of four bytes, weights without a sign and numbers with one, in every lane."""
+    return builder.call(external(builder, "llvm.x86.avx512.vpdpbusd.512", INTS, *[INTS] * 3), [total, weights, numbers])
+
+
+def _group(module: Any, rows: int, *, packed: bool) -> Any:
+    name = f"hemiola_group_{rows}_{packed}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(NOTHING, [INT64] * 7), name)
     function.linkage = "internal"
     # Between the groups of a bundle a call would hold memory up.
-    function.attributes.add("noinline" if form == SPREAD else "alwaysinline")
+    function.attributes.add("alwaysinline" if packed else "noinline")
     source, scales, given, sums, lower, following, totals = function.args
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     away = [
@@ -226,24 +227,20 @@ def _group(module: Any, form: int, rows: int) -> Any:
         for half in (INT64(0), lower)
     ]
     starts = [builder.add(given, each) for each in away]
-    rise = INT32((BYTE_ZERO // ZERO if form == BYTES else 1).bit_length() - 1)  # sums are those for ZERO
-    begins = [everywhere(builder, builder.shl(load(builder, INT32, builder.add(sums, each)), rise)) for each in away]
+    begins = [everywhere(builder, load(builder, INT32, builder.add(sums, each))) for each in away]
     found_sums = [[begin] * BLOCKS for begin in begins]
-    dot = external(builder, "llvm.x86.avx512.vpdpbusd.512", INTS, *[INTS] * 3)
     for quad in range(QUADS):
-        if form == PACKED:
+        if packed:
             blocks = _unpacked(builder, source, quad)
         else:
             places = [builder.add(source, INT64((quad * BLOCKS + block) * LINE)) for block in range(BLOCKS)]
             blocks = [load(builder, INTS, place) for place in places]
-            for place in places if form == BYTES else ():
-                fetch(builder, builder.add(place, INT64(_AHEAD)))
         for number, start in enumerate(starts):
             numbers = everywhere(builder, load(builder, INT32, builder.add(start, INT64(quad * INPUTS))))
             found_sums[number] = [
-                builder.call(dot, [total, each, numbers]) for total, each in zip(found_sums[number], blocks)
+                dot(builder, total, each, numbers) for total, each in zip(found_sums[number], blocks)
             ]
-    if form != SPREAD:
+    if packed:
         fetch(builder, builder.add(scales, INT64(_AHEAD)))
     fused = external(builder, f"llvm.fma.v{LANES}f32", FLOATS, *[FLOATS] * 3)
     upper = ir.Constant(FLOATS, [256.0] * LANES)

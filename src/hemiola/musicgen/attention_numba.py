@@ -1,4 +1,4 @@
-"""Attention of a step's rows over what they remember, which is packed as matrices are.
+"""Attention of a step's rows over what they remember, which is packed as matrices are: it is two products.
 
 As in products_numba.py, numba looks up what stands in for a function that raises NotImplementedError.
 """
@@ -11,151 +11,155 @@ import numpy as np
 from numba.extending import overload
 
 from hemiola.kernels.compiling_numba import compiled
-from hemiola.kernels.functions_numba import exp
-from hemiola.kernels.tile_numba import BLOCKS, WHOLES, tile
-from hemiola.kernels.vectors_numba import LANES, fetched
-from hemiola.musicgen.products_numba import held
+from hemiola.kernels.functions_numba import disordered, exp, ordered
+from hemiola.kernels.memory import LINE
+from hemiola.kernels.rounding_numba import halve
+from hemiola.kernels.sixes_numba import GROUP
+from hemiola.kernels.tile_numba import BLOCKS, tile
+from hemiola.kernels.vectors_numba import LANES
+from hemiola.musicgen.products_numba import SIXES, held, multiply_bytes
 
 _F32 = np.float32
 _LOWEST = np.float32(-1e30)
-_BEGUN = 8  # blocks of places that are asked for before a head begins
 
 
-class Memory(NamedTuple):
-    """Keys and values of a batch, uint16 (bfloat16) or float32, packed as matrices are: attention is two products.
+class Desk(NamedTuple):
+    """What a thread writes on while it attends."""
 
-    `inputs` are two in bfloat16, one in float32. What was not written is 0.
-    """
-
-    keys: np.ndarray  # [layers, rows, heads, places / LANES, n / inputs, LANES, inputs]
-    values: np.ndarray  # [layers, rows, heads, n / LANES, places / inputs, LANES, inputs]
-    first: np.ndarray  # int64 [rows], the first place that a row sees
-    stop: np.ndarray  # int64 [rows], where a row's text ends
+    scores: np.ndarray  # float32 [places], with room for a group behind them
+    given: np.ndarray  # int8 [n], a row as products with bytes take it
+    steps: np.ndarray  # float32 [1], what one of its steps stands for
+    ones: np.ndarray  # float32 [head_dim]
 
 
-def kept(number: float, where: np.ndarray) -> Any:
-    """A float32 as it is, or the bits of the nearest bfloat16, the even one of two."""
+@compiled
+def desk(places: int, n: int) -> Desk:
+    """One for so many places, whole blocks of them, and heads of n numbers."""
+    size = max(places, n) + GROUP
+    given = (size + GROUP - 1) // GROUP * 2 * (GROUP + 4)
+    return Desk(np.zeros(size, np.float32), np.empty(given, np.int8), np.empty(1, np.float32), np.ones(n, _F32))
+
+
+def attend(
+    queries: np.ndarray, memory: Any, layer: int, row: int, head: int, stop: int, out: np.ndarray, desk: Desk
+) -> None:
+    """One head of one row: its query over what it remembers before the place `stop`; queries [d] -> out [d]."""
     raise NotImplementedError
 
 
-@overload(kept)
-def _kept_in(number: Any, where: Any) -> Any:
-    def same(number: Any, where: Any) -> Any:
-        return number
+@overload(attend)
+def _attend_to(queries: Any, memory: Any, layer: Any, row: Any, head: Any, stop: Any, out: Any, desk: Any) -> Any:
+    # Nothing is sliced: each time numba counts who looks at an array, and a head takes no longer than a few of that.
+    def numbers(queries: Any, memory: Any, layer: Any, row: Any, head: Any, stop: Any, out: Any, desk: Any) -> None:
+        keys, values, start = memory.keys, memory.values, memory.first[row]
+        n, inputs = keys.shape[4] * keys.shape[6], keys.shape[6]
+        query, found, scores = queries.ctypes.data, out.ctypes.data, desk.scores.ctypes.data
+        block, last = start // LANES, (stop + LANES - 1) // LANES
+        spread(keys, _at(keys, layer, row, head), block, last, 0, n // inputs, query + head * n * 4, scores - block * LANES * 4)
+        weigh(desk.scores, start - block * LANES, stop - block * LANES, n)
+        # A group may hold a place before the first, or one that is not written yet.
+        begin, end = start // inputs, (stop + inputs - 1) // inputs
+        shares = scores + (begin * inputs - block * LANES) * 4
+        spread(values, _at(values, layer, row, head), 0, n // LANES, begin, end - begin, shares, found + head * n * 4)
 
-    def rounded(number: Any, where: Any) -> Any:
-        bits = np.float32(number).view(np.uint32)
-        return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    def in_bytes(queries: Any, memory: Any, layer: Any, row: Any, head: Any, stop: Any, out: Any, desk: Any) -> None:
+        start = memory.first[row]
+        inputs = memory.keys.shape[6]
+        n = memory.keys.shape[4] * inputs
+        for k in range(n):
+            desk.scores[k] = queries[np.uintp(head * n + k)]
+        half = _halved(desk, 0, n)
+        block, last = start // LANES, (stop + LANES - 1) // LANES
+        steps = desk.steps.ctypes.data
+        given = desk.given.ctypes.data
+        asked = desk.scores.ctypes.data - block * LANES * 4
+        place = _at(memory.keys, layer, row, head)
+        apart = memory.keys.strides[3]
+        units = _at(memory.key_units, layer, row, head)
+        multiply_bytes(place, apart, n // inputs, units, 1, given, half, steps, block, last, asked, 0, False)
+        weigh(desk.scores, start - block * LANES, stop - block * LANES, n)
+        for k in range(stop - block * LANES):
+            desk.scores[k] *= memory.value_units[layer, row, head, np.uintp(block * LANES + k)]
+        begin, end = start // inputs, (stop + inputs - 1) // inputs
+        half = _halved(desk, begin * inputs - block * LANES, end * inputs - block * LANES)
+        place = _at(memory.values, layer, row, head) + begin * LINE
+        apart = memory.values.strides[3]
+        ones = desk.ones.ctypes.data
+        found = out.ctypes.data + head * n * 4
+        multiply_bytes(place, apart, end - begin, ones, 1, given, half, steps, 0, n // LANES, found, 0, False)
 
-    return same if held(where) == WHOLES else rounded
+    return in_bytes if held(memory) == SIXES else numbers
+
+
+@compiled
+def _at(some: np.ndarray, layer: int, row: int, head: int) -> int:
+    """Where the part of one head begins."""
+    return some.ctypes.data + layer * some.strides[0] + row * some.strides[1] + head * some.strides[2]
+
+
+@compiled
+def _halved(desk: Desk, first: int, last: int) -> int:
+    """Bring scores to the form in which products with bytes take a row; returns the bytes of a half."""
+    groups = (last - first + GROUP - 1) // GROUP
+    for k in range(last, first + groups * GROUP):
+        desk.scores[k] = _F32(0)
+    half = groups * (GROUP + 4)
+    desk.steps[0] = halve(desk.scores.ctypes.data + first * 4, groups * GROUP, desk.given.ctypes.data, half)
+    return half
 
 
 def spread(
-    packed: np.ndarray, block: int, last: int, group: int, depth: int, given: np.ndarray, out: np.ndarray
+    packed: np.ndarray, place: int, block: int, last: int, group: int, depth: int, given: int, out: int
 ) -> None:
-    """Blocks to `last` of packed [blocks, groups, LANES, inputs], `depth` groups of each, for one row -> outputs."""
+    """Blocks to `last` of one head's packed [blocks, groups, LANES, inputs], `depth` groups of each, for one row.
+
+    Addresses: place, where the head's blocks begin; given and out.
+    """
     raise NotImplementedError
 
 
 @overload(spread)
-def _spread_by(packed: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
+def _spread_by(
+    packed: Any, place: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any
+) -> Any:
     kind = held(packed)
 
-    def spread(packed: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
+    def spread(
+        packed: Any, place: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any
+    ) -> None:
+        apart, onward = packed.strides[3], packed.strides[4]
         while block < last:
             blocks = BLOCKS if block + BLOCKS <= last else min(2, last - block)
-            start = packed.ctypes.data + block * packed.strides[0] + group * packed.strides[1]
-            target = out.ctypes.data + block * LANES * 4
-            tile(
-                kind,
-                blocks,
-                1,
-                start,
-                packed.strides[0],
-                4 * LANES,
-                given.ctypes.data,
-                0,
-                depth,
-                target,
-                0,
-                False,
-            )
+            start, target = place + block * apart + group * onward, out + block * LANES * 4
+            tile(kind, blocks, 1, start, apart, 4 * LANES, given, 0, depth, target, 0, False)
             block += blocks
 
     return spread
 
 
 @compiled
-def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
-    """Write down keys and values [rows, heads, places, n] from place 0 on: the heads that are thread `part`'s share."""
-    rows, heads, places, _ = keys.shape
-    for row in range(rows):
-        for head in range(heads * part // parts, heads * (part + 1) // parts):
-            for place in range(places):
-                write(memory, layer, row, head, place, keys[row, head, place], values[row, head, place])
-
-
-@compiled
-def write(memory: Any, layer: int, row: int, head: int, place: int, key: np.ndarray, value: np.ndarray) -> None:
-    """Write a key and a value [n] down."""
-    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
-    inputs = keys.shape[3]
-    block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
-    for first in range(0, len(key), inputs):
-        for k in range(inputs):
-            keys[block, first // inputs, lane, k] = kept(key[first + k], keys)
-    for first in range(0, len(value), LANES):
-        for k in range(LANES):
-            values[first // LANES, group, k, side] = kept(value[first + k], values)
-
-
-@compiled
-def fetch_memory(memory: Any, layer: int, row: int, head: int, stop: int) -> None:
-    """Ask for what `attend` will begin with: a head's memory does not follow on that of the one before."""
-    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
-    inputs, start = keys.shape[3], memory.first[row]
-    first, last = start // LANES, (stop + LANES - 1) // LANES
-    fetched(keys[first].ctypes.data, min(last - first, _BEGUN) * keys.strides[0])
-    begin, end = start // inputs, (stop + inputs - 1) // inputs
-    size = min(end - begin, _BEGUN * LANES // inputs) * values.strides[1]
-    for block in range(len(values)):
-        fetched(values[block, begin].ctypes.data, size)
-
-
-@compiled
-def attend(
-    query: np.ndarray, memory: Any, layer: int, row: int, head: int, stop: int, out: np.ndarray, scores: np.ndarray
-) -> None:
-    """One head of one row: its query [n] over what it remembers before the place `stop` -> out [n]."""
-    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
-    inputs, n, start = keys.shape[3], len(query), memory.first[row]
-    block, last = start // LANES, (stop + LANES - 1) // LANES
-    spread(keys, block, last, 0, n // inputs, query, scores)
-    weigh(scores, start, stop, n)
-    # A group may hold a place before the first, or one that is not written yet.
-    begin, end = start // inputs, (stop + inputs - 1) // inputs
-    spread(values, 0, n // LANES, begin, end - begin, scores[begin * inputs :], out)
-
-
-@compiled
 def weigh(scores: np.ndarray, start: int, stop: int, n: int) -> None:
-    """Products of a query and keys [n] before `stop`, from `start` on -> their softmax, in their place.
+    """Products of a query and keys [n], from the place `start` to `stop` -> their softmax, in their place.
 
     The rest of the first and of the last LANES places, which scores has room for, becomes 0: so all is done in vectors.
     """
-    first, last = start // LANES * LANES, (stop + LANES - 1) // LANES * LANES
-    scores[first:start] = _LOWEST
-    scores[stop:last] = _LOWEST
-    some = scores[first:last]
-    rate, largest, total = _F32(1) / np.sqrt(_F32(n)), _LOWEST, _F32(0)
-    for place in range(len(some)):
-        largest = max(largest, some[place])
-    for place in range(len(some)):
-        some[place] = exp((some[place] - largest) * rate)
-        total += some[place]
+    size = (stop + LANES - 1) // LANES * LANES
+    for place in range(start):
+        scores[place] = _LOWEST
+    for place in range(stop, size):
+        scores[place] = _LOWEST
+    highest, total = ordered(_LOWEST), _F32(0)
+    for place in range(size):
+        highest = max(highest, ordered(scores[place]))
+    largest, rate = disordered(highest), _F32(1) / np.sqrt(_F32(n))
+    for place in range(size):
+        scores[place] = exp((scores[place] - largest) * rate)
+        total += scores[place]
     # What exp gives of the lowest number is no more than a rounding of the sum.
     share = _F32(1) / total
-    for place in range(len(some)):
-        some[place] *= share
-    scores[first:start] = _F32(0)
-    scores[stop:last] = _F32(0)
+    for place in range(size):
+        scores[place] *= share
+    for place in range(start):
+        scores[place] = _F32(0)
+    for place in range(stop, size):
+        scores[place] = _F32(0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hemiola.backend import Backend
 from hemiola.kernels.team_torch import counts, team
-from hemiola.musicgen import attention_numba, step_numba
+from hemiola.musicgen import memory_numba, step_numba
 from hemiola.musicgen.batch import Batch
 from hemiola.musicgen.choosing_numba import Choice
 from hemiola.musicgen.config import DecoderConfig, T5Config
@@ -71,7 +71,7 @@ class Steps:
 
     def remember(self, index: int, pair: Tensor) -> None:
         """Keys and values [2, rows, heads, n, head_dim] of layer `index`, from the first place on."""
-        team().run(attention_numba.remember, self.music, index, *pair.contiguous().numpy())
+        team().run(memory_numba.remember, self.music, index, *pair.contiguous().numpy())
 
     def write(
         self, choice: Choice, read: np.ndarray, ahead: int, position: int, script: np.ndarray, noise: np.ndarray

@@ -17,9 +17,9 @@ from hemiola.kernels.team_torch import team
 from hemiola.kernels.tile_numba import BLOCKS, HALVES, INPUTS, WHOLES, supported
 from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen import products_numba
-from hemiola.musicgen.attention_numba import Memory
 from hemiola.musicgen.config import DecoderConfig
 from hemiola.musicgen.fused_torch import FusedDecoder
+from hemiola.musicgen.memory_numba import ByteMemory, Memory
 from hemiola.musicgen.products_numba import SIXES, Plain, Sixes
 from hemiola.musicgen.step_numba import Weights
 
@@ -30,7 +30,7 @@ def suits(config: DecoderConfig, held: str) -> bool:
     """Whether there are kernels for matrices held so that run on this machine, and suit these sizes."""
     sizes = config.hidden_size, config.ffn_dim, config.num_codebooks * config.vocab_size
     if held == "int8":
-        there, unit = sixes_numba.supported() and supported(HALVES), OUTPUTS
+        there, unit = sixes_numba.supported(), OUTPUTS
     else:
         there, unit = supported(_KINDS[held]), LANES
     return there and config.head_dim % LANES == 0 and not any(size % unit for size in sizes)
@@ -127,15 +127,18 @@ class Kernels:
         team().run(products_numba.products, self.key_value, text.contiguous().numpy(), out.numpy())
         return out
 
-    def memory(self, first: Sequence[int], stop: Sequence[int], places: int) -> Memory:
+    def memory(self, first: Sequence[int], stop: Sequence[int], places: int) -> Memory | ByteMemory:
         """Room for keys and values of `places` places, for as many rows as `first` and `stop` say."""
-        config, inputs = self.config, INPUTS[HALVES if self.kind == SIXES else self.kind]
-        shape = config.num_hidden_layers, len(first), config.num_attention_heads
-        blocks = max(-(-places // LANES), 1)
-        number = torch.float32 if self.kind == WHOLES else torch.bfloat16
-        keys = torch.zeros(*shape, blocks, config.head_dim // inputs, LANES, inputs, dtype=number)
-        values = torch.zeros(*shape, config.head_dim // LANES, blocks * LANES // inputs, LANES, inputs, dtype=number)
-        return Memory(_numbers(keys), _numbers(values), np.array(first, np.int64), np.array(stop, np.int64))
+        config, shape = self.config, (self.config.num_hidden_layers, len(first), self.config.num_attention_heads)
+        n, blocks = config.head_dim, max(-(-places // LANES), 1)
+        inputs = sixes_numba.INPUTS if self.kind == SIXES else INPUTS[self.kind]
+        number = {SIXES: np.uint8, HALVES: np.uint16, WHOLES: np.float32}[self.kind]
+        keys = lined((*shape, blocks, n // inputs, LANES, inputs), number, zeros=True)
+        values = lined((*shape, n // LANES, blocks * LANES // inputs, LANES, inputs), number, zeros=True)
+        sides = np.array(first, np.int64), np.array(stop, np.int64)
+        if self.kind == SIXES:
+            return ByteMemory(keys, values, *sides, *np.zeros((2, *shape, blocks * LANES), np.float32))
+        return Memory(keys, values, *sides)
 
 
 def _folds(config: DecoderConfig) -> bool:

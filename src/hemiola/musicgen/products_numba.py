@@ -10,20 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from hemiola.kernels.bytes_numba import BLOCKS as BYTE_BLOCKS
+from hemiola.kernels.bytes_numba import multiply_blocks
 from hemiola.kernels.compiling_numba import compiled
-from hemiola.kernels.functions_numba import largest_bits
 from hemiola.kernels.memory import LINE
-from hemiola.kernels.rounding_numba import LARGEST, halve
+from hemiola.kernels.rounding_numba import halve
 from hemiola.kernels.sixes_numba import (
-    BYTE_LINES,
     GROUP,
     LINES,
     OUTPUTS,
-    PACKED,
-    SPREAD,
     STREAMS,
     TOGETHER,
-    ZERO,
     add_group,
     finish,
     multiply_bundles,
@@ -36,7 +33,6 @@ SIXES = 6  # what a matrix holds, beside the kinds of tile_numba.py
 
 _F32 = np.float32
 _VECTOR = 4 * LANES  # bytes of a block's group
-_SMALLEST = _F32(1e-30)  # whose rate is still a number; a row that nowhere reaches it is nothing
 
 
 class Sixes(NamedTuple):
@@ -116,16 +112,7 @@ def _give_to(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
         out[:] = source
 
     def halved(matrix: Any, source: Any, out: Any, steps: Any, row: Any) -> Any:
-        largest = max(np.int32(largest_bits(source)).view(np.float32), _SMALLEST)
-        rate, width, half = _F32(LARGEST) / largest, len(source), len(out) // 2
-        steps[row] = largest / _F32(LARGEST)
-        # Stored weights are too large by ZERO, which sums begin without.
-        upper_sums, lower_sums = out[width:half].view(np.int32), out[half + width :].view(np.int32)
-        upper, lower = out.ctypes.data, out.ctypes.data + half
-        for group in range(len(upper_sums)):
-            first = group * GROUP
-            high, low = halve(source.ctypes.data + first * 4, rate, upper + first, lower + first)
-            upper_sums[group], lower_sums[group] = -ZERO * high, -ZERO * low
+        steps[row] = halve(source.ctypes.data, len(source), out.ctypes.data, len(out) // 2)
 
     return halved if held(matrix) == SIXES else copied
 
@@ -186,12 +173,11 @@ def _multiply_sixes(
 ) -> None:
     place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0]
     groups = given.shape[1] // 2 // (GROUP + 4)
-    multiply_groups(PACKED, place, groups, 0, matrix.units[layer], given, steps, start, stop, out, adding)
+    multiply_groups(place, groups, 0, matrix.units[layer], given, steps, start, stop, out, adding)
 
 
 @compiled
 def multiply_groups(
-    form: int,
     place: int,
     groups: int,
     group: int,
@@ -203,14 +189,10 @@ def multiply_groups(
     out: np.ndarray,
     adding: bool,
 ) -> None:
-    """The same for the matrix at an address, which has so many groups of inputs: the rows given begin with `group`.
-
-    Its form is PACKED or BYTES.
-    """
-    lines = LINES if form == PACKED else BYTE_LINES
-    rows, depth, size = len(given), given.shape[1] // 2 // (GROUP + 4), groups * lines * LINE
+    """The same for the matrix at an address, which has so many groups of inputs: the rows given begin with `group`."""
+    rows, depth, size = len(given), given.shape[1] // 2 // (GROUP + 4), groups * LINES * LINE
     bundle, last = start // OUTPUTS, stop // OUTPUTS
-    if rows > TOGETHER and form == PACKED:
+    if rows > TOGETHER:
         # So many that a group is unpacked for all of them.
         for each in range(bundle, last):
             first_line = place + each * size + group * LINES * LINE
@@ -218,7 +200,7 @@ def multiply_groups(
         return
     lower, following = given.shape[1] // 2, given.strides[0]
     while bundle < last:
-        count, first_line = min(STREAMS, last - bundle), place + bundle * size + group * lines * LINE
+        count, first_line = min(STREAMS, last - bundle), place + bundle * size + group * LINES * LINE
         units_there = units.ctypes.data + bundle * OUTPUTS * 4
         for row in range(0, rows, TOGETHER):
             some = min(TOGETHER, rows - row)
@@ -226,7 +208,6 @@ def multiply_groups(
             sums, steps_there = begin + depth * GROUP, steps.ctypes.data + row * 4
             target = out.ctypes.data + row * out.strides[0] + bundle * OUTPUTS * 4
             multiply_bundles(
-                form,
                 some,
                 count,
                 first_line,
@@ -260,13 +241,57 @@ def _multiply_rows(
         sums = given.ctypes.data + depth * GROUP + group * 4
         unpack(place, unpacked)
         for _ in range(rows // 3):
-            add_group(SPREAD, 3, unpacked, scales, some, sums, lower, following, there)
+            add_group(3, unpacked, scales, some, sums, lower, following, there)
             some, sums, there = some + 3 * following, sums + 3 * following, there + 3 * OUTPUTS * 4
         if rows % 3 == 2:
-            add_group(SPREAD, 2, unpacked, scales, some, sums, lower, following, there)
+            add_group(2, unpacked, scales, some, sums, lower, following, there)
         elif rows % 3 == 1:
-            add_group(SPREAD, 1, unpacked, scales, some, sums, lower, following, there)
+            add_group(1, unpacked, scales, some, sums, lower, following, there)
         place += LINES * LINE
     for row in range(rows):
         there, target = totals.ctypes.data + row * OUTPUTS * 4, out.ctypes.data + row * out.strides[0] + first * 4
         finish(there, units.ctypes.data + first * 4, steps.ctypes.data + row * 4, target, adding)
+
+
+@compiled
+def multiply_bytes(
+    place: int,
+    apart: int,
+    depth: int,
+    units: int,
+    rows: int,
+    given: int,
+    half: int,
+    steps: int,
+    block: int,
+    last: int,
+    out: int,
+    stride: int,
+    adding: bool,
+) -> None:
+    """Blocks to `last` of a matrix in bytes, for rows of two halves of so many bytes, into or onto `out`.
+
+    Addresses: place, of blocks `apart` bytes from each other, of which `depth` lines are read; given, where the rows
+    begin; units and steps; out, where rows `stride` bytes apart begin. There are no arrays, for to slice one counts who
+    looks at it, and a head takes no longer than a few of that.
+    """
+    while block < last:
+        left = last - block
+        blocks = BYTE_BLOCKS if left >= BYTE_BLOCKS else min(2, left)
+        offset = block * LANES * 4
+        for row in range(0, rows, TOGETHER):
+            multiply_blocks(
+                blocks,
+                min(TOGETHER, rows - row),
+                place + block * apart,
+                apart,
+                depth,
+                given + row * 2 * half,
+                half,
+                units + offset,
+                steps + row * 4,
+                out + row * stride + offset,
+                stride,
+                adding,
+            )
+        block += blocks

@@ -14,10 +14,10 @@ import numpy as np
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.rounding_numba import bytes_laid_out
-from hemiola.kernels.sixes_numba import BYTE_LINES, BYTES, GROUP, OUTPUTS, PACKED
+from hemiola.kernels.sixes_numba import GROUP, INPUTS
 from hemiola.kernels.vectors_numba import LANES
-from hemiola.musicgen.attention_numba import attend, weigh
-from hemiola.musicgen.products_numba import Sixes, give_rows, multiply, multiply_groups, room, share
+from hemiola.musicgen.attention_numba import Desk, attend, weigh
+from hemiola.musicgen.products_numba import Sixes, give_rows, multiply, multiply_bytes, multiply_groups, room, share
 
 _F32 = np.float32
 
@@ -25,8 +25,8 @@ _F32 = np.float32
 class Folded(NamedTuple):
     """Matrices of all layers in bytes, which no rounding adds much to: of all folded texts, one behind the other."""
 
-    packed: np.ndarray  # uint8 [layers, bytes], as sixes_numba.py has it
-    units: np.ndarray  # float32 [layers, outputs], what a scale of 1 stands for
+    packed: np.ndarray  # uint8 [layers, weights], as bytes_numba.py has it
+    units: np.ndarray  # float32 [layers, outputs], what 1 stands for
 
 
 class Text(NamedTuple):
@@ -51,13 +51,13 @@ def ask(
     given: np.ndarray,
     steps: np.ndarray,
     queries: np.ndarray,
-    scores: np.ndarray,
+    desk: Desk,
     mixed: np.ndarray,
 ) -> None:
-    """Rows given as products take them -> what they read by thread `part`'s heads, or how much of each place, in mixed.
+    """Rows given as products take them -> mixed: what they read by thread `part`'s heads, or products with its places.
 
     Rows have the form that products with `query` take. `folded` is text.asking: numba leaves out what stands behind
-    an argument that is None. Queries [rows, d or more] and scores are written over.
+    an argument that is None. Queries [rows, d or more] are written over.
     """
     width, heads = mixed.shape[1], text.memory.keys.shape[2]
     n = width // heads
@@ -66,23 +66,17 @@ def ask(
         begin, end, places, before = run[0], run[1], run[2], run[3]
         some, own_steps, out = given[begin:end], steps[begin:end], mixed[begin:end]
         if folded is not None and places:
-            size = heads * places
-            first, last = share(size, places, part, parts)
-            weights, units = (before * heads * width, size * width), (before * heads, size)
-            _multiply_folded(folded, layer, weights, units, some, own_steps, first, last, out, False)
-            for row in range(begin, end):
-                for head in range(first // places, last // places):
-                    own = mixed[row, head * places : (head + 1) * places]
-                    weigh(own, 0, text.memory.stop[row], n)
-                    own[text.memory.stop[row] :] = _F32(0)
+            place, units = _one_of(folded, layer, before * heads * width, before * heads, heads * places)
+            blocks, depth = heads * places // LANES, width // INPUTS
+            first, last = blocks * part // parts, blocks * (part + 1) // parts
+            _multiply_folded(place, depth, units, some, own_steps, first, last, out, False)
         else:
             first, last = share(width, n, part, parts)
             multiply(query, layer, some, own_steps, first, last, queries[begin:end], False)
             for row in range(begin, end):
+                own, target = queries[row], mixed[row]
                 for head in range(first // n, last // n):
-                    own = queries[row, head * n : (head + 1) * n]
-                    target = mixed[row, head * n : (head + 1) * n]
-                    attend(own, text.memory, layer, row, head, text.memory.stop[row], target, scores)
+                    attend(own, text.memory, layer, row, head, text.memory.stop[row], target, desk)
 
 
 @compiled
@@ -93,6 +87,7 @@ def answer(
     layer: int,
     text: Text,
     folded: Any,
+    desk: Desk,
     mixed: np.ndarray,
     hidden: np.ndarray,
 ) -> None:
@@ -105,40 +100,61 @@ def answer(
     for index in range(len(text.runs)):
         run = text.runs[index]
         begin, end, places, before, number = run[0], run[1], run[2], run[3], run[4]
-        size = heads * places if places else width
-        given, steps = room(matrix, end - begin, size), np.empty(end - begin, np.float32)
-        give_rows(matrix, mixed[begin:end, :size], given, steps)
+        rows, out = end - begin, hidden[begin:end]
+        steps = np.empty(rows, np.float32)
         if folded is not None and places:
-            weights, units = (before * heads * width, size * width), (number * width, width)
-            _multiply_folded(folded, layer, weights, units, given, steps, first, last, hidden[begin:end], True)
+            size = heads * places
+            place, units = _one_of(folded, layer, before * heads * width, number * width, width)
+            shares = np.zeros((rows, (size + GROUP - 1) // GROUP * GROUP), np.float32)
+            for row in range(rows):
+                asked, stop = mixed[begin + row], text.memory.stop[begin + row]
+                for start in range(0, size, places):
+                    desk.scores[:places] = asked[start : start + places]
+                    weigh(desk.scores, 0, stop, width // heads)
+                    shares[row, start : start + stop] = desk.scores[:stop]
+            given = room(matrix, rows, shares.shape[1])
+            give_rows(matrix, shares, given, steps)
+            _multiply_folded(place, size // INPUTS, units, given, steps, first // LANES, last // LANES, out, True)
         else:
-            multiply(matrix, layer, given, steps, first, last, hidden[begin:end], True)
+            given = room(matrix, rows, width)
+            give_rows(matrix, mixed[begin:end], given, steps)
+            multiply(matrix, layer, given, steps, first, last, out, True)
+
+
+@compiled
+def _one_of(matrices: Folded, layer: int, weights: int, units: int, outputs: int) -> tuple[int, np.ndarray]:
+    """A folded matrix behind so many weights and units: its address, and units."""
+    place = matrices.packed.ctypes.data + layer * matrices.packed.strides[0] + weights
+    return place, matrices.units[layer, units : units + outputs]
 
 
 @compiled
 def _multiply_folded(
-    matrices: Folded,
-    layer: int,
-    weights: tuple[int, int],
-    units: tuple[int, int],
+    place: int,
+    depth: int,
+    units: np.ndarray,
     given: np.ndarray,
     steps: np.ndarray,
-    start: int,
-    stop: int,
+    block: int,
+    last: int,
     out: np.ndarray,
     adding: bool,
 ) -> None:
-    """Multiply by one of a layer's folded matrices: where its weights and units begin, and how many they are."""
-    place = matrices.packed.ctypes.data + layer * matrices.packed.strides[0] + folded_bytes(weights[0])
-    own = matrices.units[layer, units[0] : units[0] + units[1]]
-    groups = weights[1] // units[1] // GROUP
-    multiply_groups(BYTES, place, groups, 0, own, given, steps, start, stop, out, adding)
-
-
-@compiled
-def folded_bytes(weights: int) -> int:
-    """Bytes of a folded matrix of so many weights."""
-    return weights // (GROUP * OUTPUTS) * BYTE_LINES * LINE
+    multiply_bytes(
+        place,
+        depth * LINE,
+        depth,
+        units.ctypes.data,
+        len(given),
+        given.ctypes.data,
+        given.shape[1] // 2,
+        steps.ctypes.data,
+        block,
+        last,
+        out.ctypes.data,
+        out.strides[0],
+        adding,
+    )
 
 
 @compiled
@@ -152,15 +168,15 @@ def fold(part: int, parts: int, turned: Sixes, out: Sixes, pairs: np.ndarray, ru
     size, width = heads * places, turned.units.shape[1]
     mixed, across = np.zeros((size, width), np.float32), np.empty((width, size), np.float32)
     for layer in range(layers * part // parts, layers * (part + 1) // parts):
-        first = folded_bytes(before * heads * width)
+        first = before * heads * width
         _fold_heads(turned, layer, pairs[layer, 0], places, mixed)
-        bytes_laid_out(mixed, text.asking.packed[layer, first:], text.asking.units[layer, before * heads :])
-        _fold_heads(out, layer, pairs[layer, 1], places, mixed)
         for start in range(0, size, LANES):
             for column in range(width):
                 for row in range(start, start + LANES):
                     across[column, row] = mixed[row, column]
-        bytes_laid_out(across, text.giving.packed[layer, first:], text.giving.units[layer, number * width :])
+        bytes_laid_out(across, text.asking.packed[layer, first:], text.asking.units[layer, before * heads :])
+        _fold_heads(out, layer, pairs[layer, 1], places, mixed)
+        bytes_laid_out(mixed, text.giving.packed[layer, first:], text.giving.units[layer, number * width :])
 
 
 @compiled
@@ -168,11 +184,8 @@ def _fold_heads(matrix: Sixes, layer: int, vectors: np.ndarray, places: int, mix
     """Vectors [heads, L, n], each times its own head's inputs of the matrix -> mixed [heads * places, d]."""
     heads, count, n = vectors.shape
     given, steps = room(matrix, count, n), np.empty(count, np.float32)
-    place = matrix.packed.ctypes.data + layer * matrix.packed.strides[0]
+    place, groups, units = matrix.packed.ctypes.data + layer * matrix.packed.strides[0], heads * n // GROUP, n // GROUP
     for head in range(heads):
         give_rows(matrix, vectors[head], given, steps)
         some = mixed[head * places : head * places + count]
-        groups = heads * n // GROUP
-        multiply_groups(
-            PACKED, place, groups, head * n // GROUP, matrix.units[layer], given, steps, 0, mixed.shape[1], some, False
-        )
+        multiply_groups(place, groups, head * units, matrix.units[layer], given, steps, 0, mixed.shape[1], some, False)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hemiola.kernels.memory import lined
+from hemiola.kernels.sixes_numba import INPUTS
 from hemiola.kernels.team_torch import team
-from hemiola.kernels.vectors_numba import LANES
-from hemiola.musicgen import attention_numba, reading_numba
+from hemiola.musicgen import memory_numba, reading_numba
 from hemiola.musicgen.packed_torch import Kernels
 from hemiola.musicgen.reading_numba import Folded, Text
 
@@ -30,7 +30,7 @@ def text_for(kernels: Kernels, caches: Sequence[Tensor], states: Sequence[Tensor
         state = states[rows[0]]
         if state is None:
             continue
-        places = -(-len(state) // LANES) * LANES
+        places = -(-len(state) // INPUTS) * INPUTS
         # What is not a number would be lost in folding.
         is_folded = (
             kernels.turned is not None and 2 * places <= kernels.config.head_dim and bool(state.isfinite().all())
@@ -47,7 +47,7 @@ def text_for(kernels: Kernels, caches: Sequence[Tensor], states: Sequence[Tensor
         _empty(kernels, before * heads * width, number * width),
     )
     for index, pair in enumerate(caches if longest else ()):
-        team().run(attention_numba.remember, memory, index, *pair.numpy())
+        team().run(memory_numba.remember, memory, index, *pair.numpy())
     for run in text.runs[text.runs[:, 2] > 0]:
         pairs = torch.stack([each[:, run[0], :, : stop[run[0]]] for each in caches])
         team().run(reading_numba.fold, kernels.turned, kernels.weights.read_out, pairs.numpy(), run, text)
@@ -59,4 +59,4 @@ def _empty(kernels: Kernels, weights: int, units: int) -> Folded | None:
     if kernels.turned is None:
         return None
     layers = len(kernels.weights.norms)
-    return Folded(lined((layers, reading_numba.folded_bytes(weights)), np.uint8), np.empty((layers, units), np.float32))
+    return Folded(lined((layers, weights), np.uint8), np.empty((layers, units), np.float32))

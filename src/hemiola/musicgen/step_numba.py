@@ -13,10 +13,12 @@ import numpy as np
 
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import gelu
+from hemiola.kernels.lending_numba import lent
 from hemiola.kernels.meeting_numba import meet
 from hemiola.kernels.vectors_numba import LANES
-from hemiola.musicgen.attention_numba import attend, fetch_memory, write
+from hemiola.musicgen.attention_numba import attend, desk
 from hemiola.musicgen.choosing_numba import Choice, choose, embed
+from hemiola.musicgen.memory_numba import fetch_memory, write
 from hemiola.musicgen.products_numba import give, give_rows, multiply, room, share
 from hemiola.musicgen.reading_numba import Text, answer, ask
 
@@ -68,6 +70,7 @@ def steps(
     tokens[0] are read at `position`, which is the place `ahead` + position. Script int64 [steps, jobs, K] has what is
     written whatever the model says, and less than 0 elsewhere. Noise is [steps, jobs, K, vocab].
     """
+    board, choice = lent(board), lent(choice)
     width = board.hidden.shape[1]
     first, last = share(width, LANES, part, parts)
     _, jobs, codebooks, vocab = noise.shape
@@ -94,13 +97,14 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Text, board: Any
 
     `text` has the first rows only, or none: attention to no text is exactly 0.
     """
+    weights, music, text, board = lent(weights), lent(music), lent(text), lent(board)
     hidden, mixed, inner, logits = board.hidden, board.mixed, board.inner, board.logits
     rows, width = hidden.shape
     readers, heads = len(text.memory.stop), music.keys.shape[2]
     n = width // heads
     given, wide = room(weights.self_qkv, rows, width), room(weights.fc2, rows, inner.shape[1])
     fused, steps = np.empty((rows, 3 * width), np.float32), np.empty(rows, np.float32)
-    scores = np.empty(LANES * max(music.keys.shape[3], text.memory.keys.shape[3]), np.float32)
+    own_desk = desk(LANES * max(music.keys.shape[3], text.memory.keys.shape[3]), n)
     first, last = share(width, LANES, part, parts)
     first_value, last_value = share(width, n, part, parts)
     first_head, last_head = first_value // n, last_value // n
@@ -113,24 +117,24 @@ def step(part: int, parts: int, weights: Any, music: Any, text: Text, board: Any
             start = kind * width
             multiply(weights.self_qkv, layer, given, steps, start + first_value, start + last_value, fused, False)
         for row in range(rows):
+            own, out = fused[row], mixed[row]
             for head in range(first_head, last_head):
                 # The next one, while this one is worked on.
                 if head + 1 < last_head:
                     fetch_memory(music, layer, row, head + 1, place + 1)
                 elif row + 1 < rows:
                     fetch_memory(music, layer, row + 1, first_head, place + 1)
-                own, out = fused[row].reshape(3, heads, n), mixed[row].reshape(heads, n)[head]
-                write(music, layer, row, head, place, own[1, head], own[2, head])
-                attend(own[0, head], music, layer, row, head, place + 1, out, scores)
+                write(music, layer, row, head, place, own, width + head * n, 2 * width + head * n)
+                attend(own, music, layer, row, head, place + 1, out, own_desk)
         meet(board.counts, parts)
         give_rows(weights.self_out, mixed, given, steps)
         multiply(weights.self_out, layer, given, steps, first, last, hidden, True)
         meet(board.counts, parts)
         if readers:
             _give_normed(weights.query, hidden[:readers], norms[1], given, steps)
-            ask(part, parts, weights.query, layer, text, text.asking, given, steps, fused, scores, mixed)
+            ask(part, parts, weights.query, layer, text, text.asking, given, steps, fused, own_desk, mixed)
             meet(board.counts, parts)
-            answer(part, parts, weights.read_out, layer, text, text.giving, mixed, hidden)
+            answer(part, parts, weights.read_out, layer, text, text.giving, own_desk, mixed, hidden)
             meet(board.counts, parts)
         _give_normed(weights.fc1, hidden, norms[2], given, steps)
         multiply(weights.fc1, layer, given, steps, first_inner, last_inner, inner, False)

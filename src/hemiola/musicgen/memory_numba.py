@@ -1,0 +1,144 @@
+"""Keys and values that a batch remembers, packed as matrices are: in numbers, or a byte each beside weights of six bits.
+
+As in products_numba.py, numba looks up what stands in for a function that raises NotImplementedError.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from hemiola.kernels.bytes_numba import LARGEST, ZERO
+from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.rounding_numba import SMALLEST
+from hemiola.kernels.tile_numba import WHOLES
+from hemiola.kernels.vectors_numba import LANES, fetched
+from hemiola.musicgen.products_numba import SIXES, held
+
+_F32 = np.float32
+_BEGUN = 8  # blocks of places that are asked for before a head begins
+
+
+class Memory(NamedTuple):
+    """Keys and values of a batch, uint16 (bfloat16) or float32; `inputs` are two in bfloat16, one in float32.
+
+    What was not written is 0.
+    """
+
+    keys: np.ndarray  # [layers, rows, heads, places / LANES, n / inputs, LANES, inputs]
+    values: np.ndarray  # [layers, rows, heads, n / LANES, places / inputs, LANES, inputs]
+    first: np.ndarray  # int64 [rows], the first place that a row sees
+    stop: np.ndarray  # int64 [rows], where a row's text ends
+
+
+class ByteMemory(NamedTuple):
+    """The same with a byte each, as `bytes_numba` has them, four inputs side by side."""
+
+    keys: np.ndarray  # uint8 [layers, rows, heads, places / LANES, n / 4, LANES, 4]
+    values: np.ndarray  # uint8 [layers, rows, heads, n / LANES, places / 4, LANES, 4]
+    first: np.ndarray
+    stop: np.ndarray
+    key_units: np.ndarray  # float32 [layers, rows, heads, places], what 1 stands for
+    value_units: np.ndarray
+
+
+@compiled
+def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+    """Write down keys and values [rows, heads, places, n] from place 0 on: the heads that are thread `part`'s share."""
+    rows, heads, places, n = keys.shape
+    both = np.empty(2 * n, np.float32)
+    for row in range(rows):
+        for head in range(heads * part // parts, heads * (part + 1) // parts):
+            for place in range(places):
+                both[:n], both[n:] = keys[row, head, place], values[row, head, place]
+                write(memory, layer, row, head, place, both, 0, n)
+
+
+def write(memory: Any, layer: int, row: int, head: int, place: int, source: np.ndarray, key: int, value: int) -> None:
+    """Write a key and a value [n] down, which begin there in the source."""
+    raise NotImplementedError
+
+
+@overload(write)
+def _write_to(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> Any:
+    # Nothing is sliced: each time numba counts who looks at an array.
+    def numbers(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> None:
+        keys, values = memory.keys, memory.values
+        inputs = keys.shape[6]
+        block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
+        for first in range(keys.shape[4]):
+            for k in range(inputs):
+                number = source[np.uintp(key + first * inputs + k)]
+                keys[layer, row, head, block, first, lane, k] = kept(number, keys)
+        for first in range(values.shape[3]):
+            for k in range(LANES):
+                number = source[np.uintp(value + first * LANES + k)]
+                values[layer, row, head, first, group, k, side] = kept(number, values)
+
+    def in_bytes(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> None:
+        keys, values = memory.keys, memory.values
+        inputs, n = keys.shape[6], keys.shape[4] * keys.shape[6]
+        block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
+        unit, rate = _unit(source, key, n)
+        memory.key_units[layer, row, head, place] = unit
+        for first in range(keys.shape[4]):
+            for k in range(inputs):
+                number = source[np.uintp(key + first * inputs + k)]
+                keys[layer, row, head, block, first, lane, k] = _code(number, rate)
+        unit, rate = _unit(source, value, n)
+        memory.value_units[layer, row, head, place] = unit
+        for first in range(values.shape[3]):
+            for k in range(LANES):
+                number = source[np.uintp(value + first * LANES + k)]
+                values[layer, row, head, first, group, k, side] = _code(number, rate)
+
+    return in_bytes if held(memory) == SIXES else numbers
+
+
+def kept(number: float, where: np.ndarray) -> Any:
+    """A float32 as it is, or the bits of the nearest bfloat16, the even one of two."""
+    raise NotImplementedError
+
+
+@overload(kept)
+def _kept_in(number: Any, where: Any) -> Any:
+    def same(number: Any, where: Any) -> Any:
+        return number
+
+    def rounded(number: Any, where: Any) -> Any:
+        bits = np.float32(number).view(np.uint32)
+        return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    return same if held(where) == WHOLES else rounded
+
+
+@compiled
+def _unit(source: np.ndarray, first: int, n: int) -> tuple[np.float32, np.float32]:
+    """What 1 is to stand for, so that the largest of n numbers is LARGEST, and its inverse."""
+    # As in largest_bits: of what is no number the unit says so.
+    most = np.int32(0)
+    for k in range(n):
+        bits = np.float32(source[np.uintp(first + k)]).view(np.int32)
+        most = max(most, np.int32(bits & np.int32(0x7FFFFFFF)))
+    reach = max(np.int32(most).view(np.float32), SMALLEST)
+    return reach / _F32(LARGEST), _F32(LARGEST) / reach
+
+
+@compiled
+def _code(number: np.float32, rate: np.float32) -> np.uint8:
+    return np.uint8(np.int32(number * rate + _F32(ZERO + 0.5)))
+
+
+@compiled
+def fetch_memory(memory: Any, layer: int, row: int, head: int, stop: int) -> None:
+    """Ask for what `attend` will begin with: a head's memory does not follow on that of the one before."""
+    keys, values = memory.keys[layer, row, head], memory.values[layer, row, head]
+    inputs, start = keys.shape[3], memory.first[row]
+    first, last = start // LANES, (stop + LANES - 1) // LANES
+    fetched(keys[first].ctypes.data, min(last - first, _BEGUN) * keys.strides[0])
+    begin, end = start // inputs, (stop + inputs - 1) // inputs
+    size = min(end - begin, _BEGUN * LANES // inputs) * values.strides[1]
+    for block in range(len(values)):
+        fetched(values[block, begin].ctypes.data, size)
