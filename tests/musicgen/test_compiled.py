@@ -27,7 +27,7 @@ from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.decoder_torch import Decoder
 from hemiola.musicgen.graph_torch import GraphEngine
 from hemiola.musicgen.model import MusicgenModel, engine_for
-from hemiola.musicgen.sampling import Sampling
+from hemiola.musicgen.sampling import Sampling, gumbels
 from hemiola.musicgen.sampling_torch import Picker
 from hemiola.musicgen.session_torch import Engine
 
@@ -40,7 +40,7 @@ from hemiola.kernels import compiling_numba, rounding_numba, sixes_numba, tile_n
 from hemiola.kernels.memory import lined
 from hemiola.kernels.team_torch import Team
 from hemiola.musicgen import compiled_torch, packed_torch, products_numba, reading_torch
-from hemiola.musicgen.choosing_numba import pick
+from hemiola.musicgen.choosing_numba import bounds, pick
 from hemiola.musicgen.compiled_torch import CompiledEngine
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.packed_torch import Kernels
@@ -351,14 +351,15 @@ def test_tokens_are_picked_as_torch_picks_them(
     rng = np.random.default_rng(seed)
     shape = len(top_k), 3, 64
     logits = torch.tensor(rng.integers(levels, size=shape) / 4, dtype=torch.float32)  # many are alike
-    noise = torch.tensor(rng.gumbel(size=shape), dtype=torch.float32)
+    drawn = rng.integers(2**32, size=shape, dtype=np.uint32)
     logits[0, 1, 5] = torch.nan
     given = [Sampling(top_k=each, temperature=temperature) for each in top_k[:-1]] + [Sampling(top_k=top_k[-1])]
-    expected = Picker(given, 64, torch.device("cpu"))(logits, noise)
+    expected = Picker(given, 64, torch.device("cpu"))(logits, torch.tensor(gumbels(drawn)))
     for job, codebook in np.ndindex(*shape[:2]):
-        row, drawn = logits[job, codebook].numpy(), noise[job, codebook].numpy()
+        row = logits[job, codebook].numpy()
         kept = min(given[job].top_k or 64, 64)
-        assert pick(row, drawn, kept, np.float32(given[job].temperature)) == expected[job, codebook]
+        found = pick(row, drawn[job, codebook], bounds(), kept, np.float32(given[job].temperature))
+        assert found == expected[job, codebook]
     assert expected[0, 1] == 64
 
 

@@ -21,7 +21,7 @@ from hemiola.musicgen.batch import NOISE_POSITIONS, Batch, Job, Noise
 from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.graph_torch import GraphEngine, GraphSession, StaticStep
 from hemiola.musicgen.model import MusicgenModel, engine_for
-from hemiola.musicgen.sampling import Sampling, gumbels
+from hemiola.musicgen.sampling import Sampling, draws, gumbels
 from hemiola.musicgen.session_torch import Engine
 
 SIZES = DecoderConfig(64, 32, 2, 4, 48, initializer_factor=0.3)
@@ -238,8 +238,8 @@ def test_noise_comes_as_it_is_worked_out(ours: dict[str, MusicgenModel], monkeyp
         written += session.steps(written[-1], position, min(7, batch.steps - position))
     assert len(seen) == batch.steps > NOISE_POSITIONS
     for position, noise in enumerate(seen, 1):
-        assert torch.equal(noise[0], torch.tensor(gumbels(1, 0, range(position + 9, position + 10), 4, 64)[0]))
-        assert torch.equal(noise[1], torch.tensor(gumbels(2, 0, range(position, position + 1), 4, 64)[0]))
+        assert torch.equal(noise[0], torch.tensor(gumbels(draws(1, 0, range(position + 9, position + 10), 4, 64))[0]))
+        assert torch.equal(noise[1], torch.tensor(gumbels(draws(2, 0, range(position, position + 1), 4, 64))[0]))
         assert not noise[2].any()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola.errors import InputError
-from hemiola.musicgen.sampling import LARGEST_SEED, Sampling, gumbels
+from hemiola.musicgen.sampling import LARGEST_SEED, Sampling, draws, gumbels
 from hemiola.musicgen.sampling_torch import Picker
 
 CPU = torch.device("cpu")
@@ -23,23 +23,23 @@ seeds = st.integers(0, LARGEST_SEED)
 def test_noise_depends_on_its_own_key_alone(
     seed: int, variation: int, start: int, steps: int, books: int, size: int
 ) -> None:
-    noise = gumbels(seed, variation, range(start, start + steps), books, size)
+    noise = gumbels(draws(seed, variation, range(start, start + steps), books, size))
     assert noise.dtype == np.float32
     assert noise.shape == (steps, books, size)
     assert np.isfinite(noise).all()
-    more = gumbels(seed, variation, range(0, start + steps + 5), books + 3, size)
+    more = gumbels(draws(seed, variation, range(0, start + steps + 5), books + 3, size))
     assert np.array_equal(noise, more[start : start + steps, :books])
 
 
 def test_noise_is_gumbel_and_independent() -> None:
-    noise = gumbels(1, 0, range(500), 4, 10)
+    noise = gumbels(draws(1, 0, range(500), 4, 10))
     assert scipy.stats.kstest(noise.ravel(), "gumbel_r").pvalue > 1e-3
     others = [
         noise[:, 1],
         noise[1:, 0],
         noise[:, 0, 1:],
-        gumbels(2, 0, range(500), 1, 10)[:, 0],
-        gumbels(1, 1, range(500), 1, 10)[:, 0],
+        gumbels(draws(2, 0, range(500), 1, 10))[:, 0],
+        gumbels(draws(1, 1, range(500), 1, 10))[:, 0],
     ]
     for other in others:
         here = noise[: len(other), 0, : other.shape[1]]
@@ -50,13 +50,13 @@ def test_noise_stays_what_it_is() -> None:
     # The first numbers that Philox4x64 gives for this key and counter: a seed must mean the same in every release.
     stream = np.random.Generator(np.random.Philox(key=np.array([7, 3], np.uint64), counter=[0, 2, 0, 0]))
     wanted = scipy.stats.gumbel_r.ppf(stream.random(6))
-    np.testing.assert_allclose(gumbels(7, 3, range(1), 3, 6)[0, 2], wanted, rtol=1e-4)
+    np.testing.assert_allclose(gumbels(draws(7, 3, range(1), 3, 6))[0, 2], wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", [-1, LARGEST_SEED + 1, 1.5, True, None])
 def test_a_bad_seed_is_named(seed: object) -> None:
     with pytest.raises(InputError, match="seed must be"):
-        gumbels(seed, 0, range(1), 1, 4)  # type: ignore[arg-type]
+        gumbels(draws(seed, 0, range(1), 1, 4))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_bad_setting_is_named(name: str, value: float) -> None:
         Sampling(**{name: value})  # type: ignore[arg-type]
 
 
-def noise_for(draws: int, size: int) -> torch.Tensor:
-    return torch.tensor(gumbels(11, 0, range(draws), 1, size)).transpose(0, 1)
+def noise_for(count: int, size: int) -> torch.Tensor:
+    return torch.tensor(gumbels(draws(11, 0, range(count), 1, size))).transpose(0, 1)
 
 
 def kept_tokens(logits: list[float], sampling: Sampling) -> set[int]:

@@ -16,7 +16,7 @@ from hemiola.codec.model import EncodecModel
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.decoder_mlx import Decoder
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.sampling import Sampling, gumbels
+from hemiola.musicgen.sampling import Sampling, draws, gumbels
 from hemiola.musicgen.sampling_mlx import Picker
 from hemiola.weights import keys, layout
 
@@ -51,7 +51,7 @@ def test_the_last_frame_is_aligned(music: MusicgenModel, decoder: Decoder, frame
 @pytest.mark.parametrize("top_k", [1, 2, 5])
 def test_top_k_keeps_k(top_k: int) -> None:
     logits = np.random.default_rng(0).permutation(20).astype(np.float32) / 4
-    noise = gumbels(1, 0, range(4000), 1, 20).swapaxes(0, 1)
+    noise = gumbels(draws(1, 0, range(4000), 1, 20)).swapaxes(0, 1)
     rows = mx.broadcast_to(mx.array(logits), noise.shape)
     picked = np.array(Picker([Sampling(top_k=top_k)], 20)(rows, mx.array(noise)))
     assert set(picked.ravel().tolist()) == set(np.argsort(-logits)[:top_k].tolist())

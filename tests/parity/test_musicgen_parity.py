@@ -28,7 +28,7 @@ from hemiola.musicgen import (
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.model import MusicgenModel
-from hemiola.musicgen.sampling import Sampling, gumbels
+from hemiola.musicgen.sampling import Sampling, draws, gumbels
 
 WORDS = ["slow", "piano", "with", "rain", "calm", "bright", "drums", "and", "a", "bass", "line"]
 TEXT = T5Config(
@@ -184,7 +184,7 @@ def test_the_same_logits_and_noise_pick_the_same_tokens(settings: list[Sampling]
     for turn in range(20):
         logits = (generator.normal(size=(len(settings), 4, 300)) * 2).astype(np.float32)
         logits[:, :, 5:9] = logits[:, :, :1]  # ties
-        noise = gumbels(turn, 0, range(len(settings)), 4, 300)
+        noise = gumbels(draws(turn, 0, range(len(settings)), 4, 300))
         if turn == 7:
             logits[:, 1, 17] = np.nan
         wanted = sampling_torch.Picker(settings, 300, torch.device("cpu"))(torch.tensor(logits), torch.tensor(noise))
@@ -197,7 +197,7 @@ def test_logits_that_differ_in_their_last_digits_pick_the_same_tokens() -> None:
     generator = np.random.default_rng(1)
     logits = (generator.normal(size=(1, 20000, 64)) * 3).astype(np.float32)
     other = (logits + generator.normal(size=logits.shape) * 1e-5).astype(np.float32)
-    noise = mx.array(gumbels(3, 0, range(20000), 1, 64).swapaxes(0, 1))
+    noise = mx.array(gumbels(draws(3, 0, range(20000), 1, 64)).swapaxes(0, 1))
     picker = sampling_mlx.Picker([Sampling(top_k=50)], 64)
     differ = np.array(picker(mx.array(logits), noise)) != np.array(picker(mx.array(other), noise))
     assert differ.sum() <= 3
@@ -210,7 +210,7 @@ def test_a_compiled_pick_is_the_same_pick() -> None:
     generator = np.random.default_rng(7)
     for turn in range(5):
         logits = mx.array((generator.normal(size=(len(EVERY), 4, 40)) * 2).astype(np.float32))
-        noise = mx.array(gumbels(turn, 0, range(len(EVERY)), 4, 40))
+        noise = mx.array(gumbels(draws(turn, 0, range(len(EVERY)), 4, 40)))
         assert np.array_equal(np.array(compiled(logits, noise)), np.array(picker(logits, noise)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hemiola.errors import InputError
 from hemiola.musicgen.delay import DelayPattern
-from hemiola.musicgen.sampling import Sampling, gumbels
+from hemiola.musicgen.sampling import Sampling, draws, gumbels
 
 # In a script, a place where the model writes what it picks.
 FREE = -1
@@ -133,8 +133,10 @@ class Batch:
 class Noise:
     """The noise by which the tokens of a batch are picked, worked out for a block of positions at a time."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, *, drawn: bool = False) -> None:
+        """`drawn`: leave it to whoever takes it to make Gumbel noise of the draws."""
         self._batch = batch
+        self._drawn = drawn
         self._positions = range(0)
         self._block = np.zeros((0, 0))
 
@@ -143,7 +145,7 @@ class Noise:
         return self.block(position)[position % NOISE_POSITIONS]
 
     def block(self, position: int) -> np.ndarray:
-        """The noise of the block that a position is in, float32 [NOISE_POSITIONS, jobs, K, vocab]."""
+        """The noise of the block that a position is in, float32 or drawn uint32 [NOISE_POSITIONS, jobs, K, vocab]."""
         if position not in self._positions:
             first = position - position % NOISE_POSITIONS
             self._positions = range(first, first + NOISE_POSITIONS)
@@ -161,6 +163,8 @@ class Noise:
     def _of(self, job: Job) -> np.ndarray:
         pattern = self._batch.pattern
         if job.sampling.is_greedy:
-            return np.zeros((NOISE_POSITIONS, pattern.codebooks, pattern.special), np.float32)
+            number = np.uint32 if self._drawn else np.float32
+            return np.zeros((NOISE_POSITIONS, pattern.codebooks, pattern.special), number)
         steps = range(job.start + self._positions.start, job.start + self._positions.stop)
-        return gumbels(job.seed, job.variation, steps, pattern.codebooks, pattern.special)
+        drawn = draws(job.seed, job.variation, steps, pattern.codebooks, pattern.special)
+        return drawn if self._drawn else gumbels(drawn)

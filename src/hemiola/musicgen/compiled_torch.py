@@ -12,8 +12,8 @@ from torch import Tensor
 from hemiola.backend import Backend
 from hemiola.kernels.team_torch import counts, team
 from hemiola.musicgen import memory_numba, step_numba
-from hemiola.musicgen.batch import Batch
-from hemiola.musicgen.choosing_numba import Choice
+from hemiola.musicgen.batch import Batch, Noise
+from hemiola.musicgen.choosing_numba import Choice, bounds
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.fused_torch import FusedDecoder
 from hemiola.musicgen.packed_torch import Kernels, suits
@@ -74,17 +74,17 @@ class Steps:
         team().run(memory_numba.remember, self.music, index, *pair.contiguous().numpy())
 
     def write(
-        self, choice: Choice, read: np.ndarray, ahead: int, position: int, script: np.ndarray, noise: np.ndarray
+        self, choice: Choice, read: np.ndarray, ahead: int, position: int, script: np.ndarray, drawn: np.ndarray
     ) -> np.ndarray:
         """Tokens [jobs, K] at `position`, behind `ahead` places -> those of the next positions, [steps, jobs, K].
 
-        Script [steps, jobs, K] and noise [steps, jobs, K, vocab] are as `step_numba.steps` takes them.
+        Script [steps, jobs, K] and drawn [steps, jobs, K, vocab] are as `step_numba.steps` takes them.
         """
         tokens = np.empty((len(script) + 1, *read.shape), np.int64)
         tokens[0] = read
         self.board.counts[:] = 0
         arguments = self.kernels.weights, self.music, self.text, self.board, ahead, choice, position
-        team().run(step_numba.steps, *arguments, script, noise, tokens, counts=self.board.counts)
+        team().run(step_numba.steps, *arguments, script, drawn, tokens, counts=self.board.counts)
         return tokens[1:]
 
     def __call__(self, hidden: Tensor, place: int) -> Tensor:
@@ -107,7 +107,7 @@ class CompiledSession(Session):
         read = states[: self.text_rows]
         self._steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, read)
         self._at_once = max(1, min(_AT_ONCE, 2 * _BYTES_AT_ONCE // (self.rows * self.bytes_read)))
-        self._script = batch.script
+        self._script, self._drawn = batch.script, Noise(batch, drawn=True)
         self._choice = self._choice_for([job.sampling for job in batch.jobs])
 
     @property
@@ -128,6 +128,7 @@ class CompiledSession(Session):
             self.guidance.flatten().numpy(),
             np.array([min(each.top_k or vocab, vocab) for each in settings]),
             np.array([each.temperature for each in settings], np.float32),
+            bounds(),
         )
 
     def _projected(self, state: Tensor) -> Iterable[Tensor]:
@@ -142,10 +143,10 @@ class CompiledSession(Session):
         if self._choice is None or opening:
             return super().steps(tokens, position, most)
         places = range(position + 1, position + 1 + min(most, self._at_once))
-        noise = np.stack([self.noise(each) for each in places])
+        drawn = np.stack([self._drawn(each) for each in places])
         script = self._script[places.start : places.stop]
         read = read.reshape(script.shape[1:])
-        return list(torch.from_numpy(self._steps.write(self._choice, read, self.ahead, position, script, noise)))
+        return list(torch.from_numpy(self._steps.write(self._choice, read, self.ahead, position, script, drawn)))
 
     def _room(self, places: int) -> list[Tensor]:
         return []  # the kernels have a memory of their own

@@ -86,24 +86,30 @@ class Sampling:
 USUAL = Sampling()
 
 
-def gumbels(seed: int, variation: int, steps: range, codebooks: int, vocab_size: int) -> np.ndarray:
-    """Standard Gumbel noise for every token of every place, float32 [len(steps), codebooks, vocab_size].
+def draws(seed: int, variation: int, steps: range, codebooks: int, vocab_size: int) -> np.ndarray:
+    """A whole number of 32 bits for every token of every place, uint32 [len(steps), codebooks, vocab_size].
 
-    The token whose logit plus noise is the largest is a draw from the softmax of the logits (Gumbel-max; Maddison,
-    Tarlow and Minka 2014). Two backends whose logits differ in their last digits then differ in a token only where
-    the best two lie that close: an inverse of the cumulative sum has as many such edges as there are tokens.
-
-    Counter-based (Philox 4x64): the noise for a seed, variation, step and codebook is the same whatever else is
-    drawn, in any batch and on any backend. Steps count from 0 and rise by 1. Raises InputError for a bad seed.
+    Counter-based (Philox 4x64): those of a seed, variation, step and codebook are the same whatever else is drawn, in
+    any batch and on any backend. Steps count from 0 and rise by 1. Raises InputError for a bad seed.
     """
     seed, variation = whole("seed", seed), whole("variation", variation)
-    noise = np.empty((len(steps), codebooks, vocab_size), dtype=np.float32)
+    drawn = np.empty((len(steps), codebooks, vocab_size), dtype=np.uint32)
     # One turn of the counter gives four numbers, and each step begins with a turn of its own.
     turns = -(-vocab_size // 4)
     for codebook in range(codebooks):
         counter = np.array([steps.start * turns, codebook, 0, 0], np.uint64)
         stream = np.random.Philox(key=np.array([seed, variation], np.uint64), counter=counter)
         raw = stream.random_raw(len(steps) * turns * 4).reshape(len(steps), -1)[:, :vocab_size]
-        # 32 bits and a half: between 0 and 1, and never one of them.
-        noise[:, codebook] = -np.log(-np.log(((raw >> np.uint64(32)) + 0.5) * 2.0**-32))
-    return noise
+        drawn[:, codebook] = raw >> np.uint64(32)
+    return drawn
+
+
+def gumbels(drawn: np.ndarray) -> np.ndarray:
+    """Draws -> standard Gumbel noise, float32 of the same shape; the larger the draw, the larger the noise.
+
+    The token whose logit plus noise is the largest is a draw from the softmax of the logits (Gumbel-max; Maddison,
+    Tarlow and Minka 2014). Two backends whose logits differ in their last digits then differ in a token only where
+    the best two lie that close: an inverse of the cumulative sum has as many such edges as there are tokens.
+    """
+    # A half more: between 0 and 1, and never one of them.
+    return (-np.log(-np.log((drawn + 0.5) * 2.0**-32))).astype(np.float32)

@@ -62,20 +62,20 @@ def steps(
     choice: Choice,
     position: int,
     script: np.ndarray,
-    noise: np.ndarray,
+    drawn: np.ndarray,
     tokens: np.ndarray,
 ) -> None:
     """What thread `part` of `parts` does to write tokens[1:] by what stands before them, int64 [steps + 1, jobs, K].
 
     tokens[0] are read at `position`, which is the place `ahead` + position. Script int64 [steps, jobs, K] has what is
-    written whatever the model says, and less than 0 elsewhere. Noise is [steps, jobs, K, vocab].
+    written whatever the model says, and less than 0 elsewhere. Drawn uint32 [steps, jobs, K, vocab] decides the rest.
     """
     board, choice = lent(board), lent(choice)
     width = board.hidden.shape[1]
     first, last = share(width, LANES, part, parts)
-    _, jobs, codebooks, vocab = noise.shape
+    _, jobs, codebooks, vocab = drawn.shape
     guided = np.empty(vocab, np.float32)
-    for index in range(len(noise)):
+    for index in range(len(drawn)):
         embed(choice, tokens[index], position + index, first, last, board.hidden)
         meet(board.counts, parts)
         step(part, parts, weights, music, text, board, ahead + position + index)
@@ -86,7 +86,7 @@ def steps(
             for job in range(jobs):
                 wanted = script[index, job, codebook]
                 if wanted < 0:
-                    wanted = choose(choice, job, some, noise[index, job, codebook], guided)
+                    wanted = choose(choice, job, some, drawn[index, job, codebook], guided)
                 tokens[index + 1, job, codebook] = wanted
         meet(board.counts, parts)
 
