@@ -102,12 +102,12 @@ class CompiledSession(Session):
     @torch.inference_mode()
     def __init__(self, kernels: Kernels, decoder: FusedDecoder, batch: Batch, states: Sequence[Tensor | None]) -> None:
         self.kernels = kernels
+        self._script, self._drawn = batch.script, Noise(batch, drawn=True)
         super().__init__(decoder, batch, states)
         first = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
         read = states[: self.text_rows]
         self._steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, read)
         self._at_once = max(1, min(_AT_ONCE, 2 * _BYTES_AT_ONCE // (self.rows * self.bytes_read)))
-        self._script, self._drawn = batch.script, Noise(batch, drawn=True)
         self._choice = self._choice_for([job.sampling for job in batch.jobs])
 
     @property
@@ -133,7 +133,10 @@ class CompiledSession(Session):
 
     def _projected(self, state: Tensor) -> Iterable[Tensor]:
         heads = self.decoder.config.num_attention_heads
-        pairs = self.kernels.projected(self.decoder.project(state))
+        projected = self.decoder.project(state)
+        # For some milliseconds torch's threads look for more work, in the way of ours: one of them draws meanwhile.
+        self._drawn.block(1)
+        pairs = self.kernels.projected(projected)
         return pairs.unflatten(-1, (2, heads, -1)).permute(0, 2, 3, 1, 4)
 
     def steps(self, tokens: Tensor | np.ndarray, position: int, most: int) -> list[Tensor]:

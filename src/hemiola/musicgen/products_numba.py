@@ -194,9 +194,12 @@ def multiply_groups(
     bundle, last = start // OUTPUTS, stop // OUTPUTS
     if rows > TOGETHER:
         # So many that a group is unpacked for all of them.
+        totals, weights = np.empty((rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
+        unpacked = weights.ctypes.data + (-weights.ctypes.data) % LINE
         for each in range(bundle, last):
             first_line = place + each * size + group * LINES * LINE
-            _multiply_rows(first_line, each * OUTPUTS, units, given, steps, out, adding)
+            _multiply_rows(first_line, each * OUTPUTS, units, given, steps, out, adding, totals, unpacked)
+        weights[0] = 0  # until here it is used
         return
     lower, following = given.shape[1] // 2, given.strides[0]
     while bundle < last:
@@ -228,13 +231,23 @@ def multiply_groups(
 
 @compiled
 def _multiply_rows(
-    place: int, first: int, units: np.ndarray, given: np.ndarray, steps: np.ndarray, out: np.ndarray, adding: bool
+    place: int,
+    first: int,
+    units: np.ndarray,
+    given: np.ndarray,
+    steps: np.ndarray,
+    out: np.ndarray,
+    adding: bool,
+    totals: np.ndarray,
+    unpacked: int,
 ) -> None:
-    """One bundle, whose first group and output are given, for many rows."""
+    """One bundle, whose first group and output are given, for many rows.
+
+    Totals float32 [rows, OUTPUTS] and a group's bytes at the address `unpacked` are written over.
+    """
     rows, lower, following = len(given), given.shape[1] // 2, given.strides[0]
     depth = lower // (GROUP + 4)
-    totals, weights = np.zeros((rows, OUTPUTS), np.float32), np.empty(GROUP * OUTPUTS + LINE, np.uint8)
-    unpacked = weights.ctypes.data + (-weights.ctypes.data) % LINE
+    totals[:] = _F32(0)
     for group in range(depth):
         scales, there = place + (LINES - 1) * LINE, totals.ctypes.data
         some = given.ctypes.data + group * GROUP
