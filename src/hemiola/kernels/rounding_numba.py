@@ -15,7 +15,19 @@ from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import largest_bits
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.sixes_numba import GROUP, INPUTS, LINES, OUTPUTS, QUADS, ZERO
-from hemiola.kernels.vectors_numba import BYTE, FLOAT, FLOATS, INT32, INT64, INTS, LANES, everywhere, external, load, store
+from hemiola.kernels.vectors_numba import (
+    BYTE,
+    FLOAT,
+    FLOATS,
+    INT32,
+    INT64,
+    INTS,
+    LANES,
+    everywhere,
+    external,
+    load,
+    store,
+)
 
 _F32 = np.float32
 _TRIALS = 6  # scales that are tried for a group
@@ -156,7 +168,9 @@ def _halved(module: Any) -> Any:
     builder.position_at_end(found)
     one, two = after
     most = builder.select(builder.icmp_signed(">", one, two), one, two)
-    reach = builder.bitcast(builder.call(external(builder, f"llvm.vector.reduce.smax.v{LANES}i32", INT32, INTS), [most]), FLOAT)
+    reach = builder.bitcast(
+        builder.call(external(builder, f"llvm.vector.reduce.smax.v{LANES}i32", INT32, INTS), [most]), FLOAT
+    )
     is_nothing = builder.fcmp_ordered("<", reach, FLOAT(SMALLEST))
     reach = builder.select(is_nothing, FLOAT(SMALLEST), reach)
     factor = everywhere(builder, builder.fdiv(FLOAT(LARGEST), reach))

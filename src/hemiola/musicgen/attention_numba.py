@@ -55,7 +55,16 @@ def _attend_to(queries: Any, memory: Any, layer: Any, row: Any, head: Any, stop:
         n, inputs = keys.shape[4] * keys.shape[6], keys.shape[6]
         query, found, scores = queries.ctypes.data, out.ctypes.data, desk.scores.ctypes.data
         block, last = start // LANES, (stop + LANES - 1) // LANES
-        spread(keys, _at(keys, layer, row, head), block, last, 0, n // inputs, query + head * n * 4, scores - block * LANES * 4)
+        spread(
+            keys,
+            _at(keys, layer, row, head),
+            block,
+            last,
+            0,
+            n // inputs,
+            query + head * n * 4,
+            scores - block * LANES * 4,
+        )
         weigh(desk.scores, start - block * LANES, stop - block * LANES, n)
         # A group may hold a place before the first, or one that is not written yet.
         begin, end = start // inputs, (stop + inputs - 1) // inputs
@@ -108,9 +117,7 @@ def _halved(desk: Desk, first: int, last: int) -> int:
     return half
 
 
-def spread(
-    packed: np.ndarray, place: int, block: int, last: int, group: int, depth: int, given: int, out: int
-) -> None:
+def spread(packed: np.ndarray, place: int, block: int, last: int, group: int, depth: int, given: int, out: int) -> None:
     """Blocks to `last` of one head's packed [blocks, groups, LANES, inputs], `depth` groups of each, for one row.
 
     Addresses: place, where the head's blocks begin; given and out.
@@ -119,14 +126,10 @@ def spread(
 
 
 @overload(spread)
-def _spread_by(
-    packed: Any, place: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any
-) -> Any:
+def _spread_by(packed: Any, place: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> Any:
     kind = held(packed)
 
-    def spread(
-        packed: Any, place: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any
-    ) -> None:
+    def spread(packed: Any, place: Any, block: Any, last: Any, group: Any, depth: Any, given: Any, out: Any) -> None:
         apart, onward = packed.strides[3], packed.strides[4]
         while block < last:
             blocks = BLOCKS if block + BLOCKS <= last else min(2, last - block)

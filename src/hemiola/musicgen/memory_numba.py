@@ -1,4 +1,4 @@
-"""Keys and values that a batch remembers, packed as matrices are: in numbers, or a byte each beside weights of six bits.
+"""Keys and values that a batch remembers, packed as matrices are: numbers, or bytes beside weights of six bits.
 
 As in products_numba.py, numba looks up what stands in for a function that raises NotImplementedError.
 """
