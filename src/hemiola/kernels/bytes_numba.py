@@ -56,9 +56,9 @@ def multiply_blocks(
 ) -> Any:
     """What 1, 2 or BLOCKS blocks make of up to TOGETHER rows, into or onto `out`.
 
-    Addresses: weights, the first of `depth` lines, with blocks `apart` bytes from each other; given, rows of two halves,
-    each of `half` bytes; units float32 [blocks * LANES] and steps [rows], what is to be multiplied with; out float32
-    [rows, blocks * LANES], its rows `stride` bytes apart.
+    Addresses: weights, the first of `depth` lines, with blocks `apart` bytes from each other; given, rows of two
+    halves, each of `half` bytes; units float32 [blocks * LANES] and steps [rows], what is to be multiplied with; out
+    float32 [rows, blocks * LANES], its rows `stride` bytes apart.
     """
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
