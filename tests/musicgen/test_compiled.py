@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,9 +38,10 @@ pytest.importorskip("numba")
 from numba import njit
 
 from hemiola.kernels import compiling_numba, rounding_numba, sixes_numba, tile_numba
+from hemiola.kernels.lending_numba import lent
 from hemiola.kernels.memory import lined
 from hemiola.kernels.team_torch import Team
-from hemiola.musicgen import compiled_torch, packed_torch, products_numba, reading_torch
+from hemiola.musicgen import attention_numba, compiled_torch, memory_numba, packed_torch, products_numba, reading_torch
 from hemiola.musicgen.choosing_numba import bounds, pick
 from hemiola.musicgen.compiled_torch import CompiledEngine
 from hemiola.musicgen.fused_torch import FusedDecoder
@@ -195,6 +197,60 @@ def test_a_product_with_bytes_is_what_a_sum_by_hand_says(rows: int, blocks: int,
     step = np.abs(hidden).max(1, keepdims=True) / (127 * 256 + 127)
     near = 1e-5 * np.abs(hidden) @ np.abs(held).T + step * np.abs(held).sum(1) / 2 + 1e-6
     assert np.all(np.abs(out - 1 - hidden.astype(float) @ held.T) <= near)
+
+
+@njit
+def attended(memory: object, queries: np.ndarray, stop: int, n: int, out: np.ndarray) -> None:
+    desk = attention_numba.desk(stop + 16, n)
+    for head in range(len(out) // n):
+        attention_numba.attend(queries, memory, 1, 0, head, stop, out, desk)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    held=st.sampled_from(HELD),
+    n=st.sampled_from([16, 32, 48, 64]),
+    start=st.integers(0, 40),
+    length=st.integers(1, 150),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_attention_is_what_a_sum_by_hand_says(held: str, n: int, start: int, length: int, seed: int) -> None:
+    rng, heads, stop = np.random.default_rng(seed), 2, start + length
+    kernels = object.__new__(Kernels)
+    kernels.kind = packed_torch._KINDS[held]
+    kernels.config = replace(SIZES, hidden_size=heads * n, num_attention_heads=heads)
+    memory = kernels.memory([start], [0], stop + 3)
+    keys, values = rng.normal(size=(2, 1, heads, stop, n)).astype(np.float32) * 10.0 ** rng.integers(-2, 3)
+    for part in range(2):
+        memory_numba.remember(part, 2, memory, 1, keys, values)
+    query, out = rng.normal(size=(heads, n)).astype(np.float32), np.empty(heads * n, np.float32)
+    attended(memory, query.reshape(-1), stop, n, out)
+    scores = np.einsum("hn,hpn->hp", query.astype(float), keys[0, :, start:]) / math.sqrt(n)
+    near = {"float32": 1e-5, "bfloat16": 2**-9, "int8": 0.5 / 127}[held]
+    # What is rounded of keys moves scores, and so the shares, by a part of themselves.
+    moved = np.exp(2 * near * np.abs(query).sum(1) * np.abs(keys).max() / math.sqrt(n)) - 1 + 1e-5
+    shares = scipy.special.softmax(scores, axis=1)
+    expected = np.einsum("hp,hpn->hn", shares, values[0, :, start:])
+    off = np.abs(out.reshape(heads, n) - expected).max(1) / np.abs(values).max()
+    assert np.all(off <= 2 * moved + 2 * near)
+
+
+@njit
+def sums_of_slices(holder: tuple[np.ndarray, tuple[np.ndarray, None]]) -> float:
+    first, (second, _) = lent(holder)
+    total = 0.0
+    for row in range(len(first)):
+        total += first[row].sum() + second[row, 1:].sum()
+    return total
+
+
+def test_lent_arrays_are_the_same_and_stay_whose_they_are() -> None:
+    first, second = np.arange(12.0).reshape(3, 4), np.arange(6.0).reshape(3, 2)
+    owned = [sys.getrefcount(each) for each in (first, second)]
+    for _ in range(3):
+        assert sums_of_slices((first, (second, None))) == 66 + 9
+    assert [sys.getrefcount(each) for each in (first, second)] == owned
+    assert "NRT_incref" not in next(iter(sums_of_slices.inspect_llvm().values())).split("define")[1]
 
 
 @pytest.mark.parametrize("held", HELD)

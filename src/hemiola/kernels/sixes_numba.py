@@ -239,7 +239,7 @@ def _group(module: Any, rows: int, *, packed: bool) -> Any:
         for number, start in enumerate(starts):
             numbers = everywhere(builder, load(builder, INT32, builder.add(start, INT64(quad * INPUTS))))
             found_sums[number] = [dot(builder, total, each, numbers) for total, each in zip(found_sums[number], blocks)]
-        # Before these products it would come at a worse time, whyever: by trial.
+        # Memory gives more when it is asked after these products than before them: by trial.
         for line in range(3) if packed else ():
             fetch(builder, builder.add(source, INT64((3 * quad + line) * LINE + _AHEAD)))
     if packed:
