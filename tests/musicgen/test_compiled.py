@@ -37,7 +37,7 @@ pytest.importorskip("numba")
 
 from numba import njit
 
-from hemiola.kernels import compiling_numba, rounding_numba, sixes_numba, tile_numba
+from hemiola.kernels import bytes_numba, compiling_numba, rounding_numba, sixes_numba, tile_numba
 from hemiola.kernels.lending_numba import lent
 from hemiola.kernels.memory import lined
 from hemiola.kernels.team_torch import Team
@@ -164,7 +164,7 @@ def test_bytes_of_nothing_are_nothing() -> None:
 def product_of_bytes(like: object, packed: np.ndarray, units: np.ndarray, hidden: np.ndarray, out: np.ndarray) -> None:
     given, steps = products_numba.room(like, len(hidden), hidden.shape[1]), np.empty(len(hidden), np.float32)
     products_numba.give_rows(like, hidden, given, steps)
-    products_numba.multiply_bytes(
+    bytes_numba.multiply_bytes(
         packed.ctypes.data,
         len(packed) // len(units) * 16,
         len(packed) // len(units) // 4,

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.sixes_numba import GROUP, INPUTS, TOGETHER, dot, finished
 from hemiola.kernels.sixes_numba import ZERO as SIXES_ZERO
@@ -32,7 +33,7 @@ from hemiola.kernels.vectors_numba import (
 )
 
 ZERO = 128  # what is stored of a weight of 0
-LARGEST = 127
+LARGEST = 127  # of a weight
 BLOCKS = 4  # whose sums fit into the registers
 _COUNTS = (1, 2, BLOCKS)  # of blocks that go together
 _AHEAD = 16  # lines: so far before it is read memory is asked for
@@ -143,6 +144,50 @@ def _blocks(module: Any, blocks: int, rows: int) -> Any:
         finished(builder, total, builder.add(units, place), step, target, adding)
     builder.ret_void()
     return function
+
+
+@compiled
+def multiply_bytes(
+    place: int,
+    apart: int,
+    depth: int,
+    units: int,
+    rows: int,
+    given: int,
+    half: int,
+    steps: int,
+    block: int,
+    last: int,
+    out: int,
+    stride: int,
+    adding: bool,
+) -> None:
+    """Blocks to `last` of a matrix in bytes, for rows of two halves of so many bytes, into or onto `out`.
+
+    Addresses: place, of blocks `apart` bytes from each other, of which `depth` lines are read; given, where the rows
+    begin; units and steps; out, where rows `stride` bytes apart begin. There are no arrays, for to slice one counts who
+    looks at it, and a head takes no longer than a few of that.
+    """
+    while block < last:
+        left = last - block
+        blocks = BLOCKS if left >= BLOCKS else min(2, left)
+        offset = block * LANES * 4
+        for row in range(0, rows, TOGETHER):
+            multiply_blocks(
+                blocks,
+                min(TOGETHER, rows - row),
+                place + block * apart,
+                apart,
+                depth,
+                given + row * 2 * half,
+                half,
+                units + offset,
+                steps + row * 4,
+                out + row * stride + offset,
+                stride,
+                adding,
+            )
+        block += blocks
 
 
 @intrinsic

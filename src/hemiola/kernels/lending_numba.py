@@ -1,7 +1,7 @@
 """Arrays that are lent: whoever called keeps them, and nobody counts who looks at them.
 
-Numba counts each slice, with an instruction that all threads wait for: of an array that several threads slice, the
-count goes from one's cache to the other's. A head's attention took twice as long for it.
+Numba counts each slice with an atomic instruction: of an array that several threads slice, the count goes from one's
+cache to the other's. A head's attention took half as long again for it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _LONGEST = _F32(1.03)  # of them, as a share of what just reaches the largest we
 _FINER = _F32(0.03)  # by what share they differ
 _BYTE = 127
 LARGEST = 127 * 256 + 127  # of what weights are multiplied with
-SMALLEST = _F32(1e-30)  # of whose kind one step is still a number, and so is its inverse
+SMALLEST = _F32(1e-30)  # what nowhere reaches it is nothing: its inverse is still a number
 _TINY = np.finfo(np.float32).tiny
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from hemiola.kernels.bytes_numba import multiply_bytes
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.functions_numba import disordered, exp, ordered
 from hemiola.kernels.memory import LINE
@@ -17,7 +18,7 @@ from hemiola.kernels.rounding_numba import halve
 from hemiola.kernels.sixes_numba import GROUP
 from hemiola.kernels.tile_numba import BLOCKS, tile
 from hemiola.kernels.vectors_numba import LANES
-from hemiola.musicgen.products_numba import SIXES, held, multiply_bytes
+from hemiola.musicgen.products_numba import SIXES, held
 
 _F32 = np.float32
 _LOWEST = np.float32(-1e30)

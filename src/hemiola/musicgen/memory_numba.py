@@ -13,7 +13,7 @@ from numba.extending import overload
 from hemiola.kernels.bytes_numba import LARGEST, ZERO
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.rounding_numba import SMALLEST
-from hemiola.kernels.tile_numba import WHOLES
+from hemiola.kernels.tile_numba import HALVES, WHOLES
 from hemiola.kernels.vectors_numba import LANES, fetched
 from hemiola.musicgen.products_numba import SIXES, held
 
@@ -56,62 +56,65 @@ def remember(part: int, parts: int, memory: Any, layer: int, keys: np.ndarray, v
                 write(memory, layer, row, head, place, both, 0, n)
 
 
+@compiled
 def write(memory: Any, layer: int, row: int, head: int, place: int, source: np.ndarray, key: int, value: int) -> None:
     """Write a key and a value [n] down, which begin there in the source."""
+    # Nothing is sliced: each time numba counts who looks at an array.
+    keys, values = memory.keys, memory.values
+    inputs = keys.shape[6]
+    block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
+    key_rate, value_rate = rates(memory, layer, row, head, place, source, key, value)
+    for first in range(keys.shape[4]):
+        for k in range(inputs):
+            number = source[np.uintp(key + first * inputs + k)]
+            keys[layer, row, head, block, first, lane, k] = kept(number, key_rate, keys)
+    for first in range(values.shape[3]):
+        for k in range(LANES):
+            number = source[np.uintp(value + first * LANES + k)]
+            values[layer, row, head, first, group, k, side] = kept(number, value_rate, values)
+
+
+def rates(
+    memory: Any, layer: int, row: int, head: int, place: int, source: np.ndarray, key: int, value: int
+) -> tuple[np.float32, np.float32]:
+    """What a key and a value are multiplied by to become bytes, whose units are written down; 1 where they do not."""
     raise NotImplementedError
 
 
-@overload(write)
-def _write_to(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> Any:
-    # Nothing is sliced: each time numba counts who looks at an array.
-    def numbers(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> None:
-        keys, values = memory.keys, memory.values
-        inputs = keys.shape[6]
-        block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
-        for first in range(keys.shape[4]):
-            for k in range(inputs):
-                number = source[np.uintp(key + first * inputs + k)]
-                keys[layer, row, head, block, first, lane, k] = kept(number, keys)
-        for first in range(values.shape[3]):
-            for k in range(LANES):
-                number = source[np.uintp(value + first * LANES + k)]
-                values[layer, row, head, first, group, k, side] = kept(number, values)
+@overload(rates)
+def _rates_for(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> Any:
+    def ones(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> Any:
+        return _F32(1), _F32(1)
 
-    def in_bytes(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> None:
-        keys, values = memory.keys, memory.values
-        inputs, n = keys.shape[6], keys.shape[4] * keys.shape[6]
-        block, lane, group, side = place // LANES, place % LANES, place // inputs, place % inputs
-        unit, rate = _unit(source, key, n)
-        memory.key_units[layer, row, head, place] = unit
-        for first in range(keys.shape[4]):
-            for k in range(inputs):
-                number = source[np.uintp(key + first * inputs + k)]
-                keys[layer, row, head, block, first, lane, k] = _code(number, rate)
-        unit, rate = _unit(source, value, n)
-        memory.value_units[layer, row, head, place] = unit
-        for first in range(values.shape[3]):
-            for k in range(LANES):
-                number = source[np.uintp(value + first * LANES + k)]
-                values[layer, row, head, first, group, k, side] = _code(number, rate)
+    def of_bytes(memory: Any, layer: Any, row: Any, head: Any, place: Any, source: Any, key: Any, value: Any) -> Any:
+        n = memory.keys.shape[4] * memory.keys.shape[6]
+        key_unit, key_rate = _unit(source, key, n)
+        value_unit, value_rate = _unit(source, value, n)
+        memory.key_units[layer, row, head, place] = key_unit
+        memory.value_units[layer, row, head, place] = value_unit
+        return key_rate, value_rate
 
-    return in_bytes if held(memory) == SIXES else numbers
+    return of_bytes if held(memory) == SIXES else ones
 
 
-def kept(number: float, where: np.ndarray) -> Any:
-    """A float32 as it is, or the bits of the nearest bfloat16, the even one of two."""
+def kept(number: float, rate: float, where: np.ndarray) -> Any:
+    """A float32 as it is, the bits of the nearest bfloat16, the even one of two, or its byte at that rate."""
     raise NotImplementedError
 
 
 @overload(kept)
-def _kept_in(number: Any, where: Any) -> Any:
-    def same(number: Any, where: Any) -> Any:
+def _kept_in(number: Any, rate: Any, where: Any) -> Any:
+    def same(number: Any, rate: Any, where: Any) -> Any:
         return number
 
-    def rounded(number: Any, where: Any) -> Any:
+    def rounded(number: Any, rate: Any, where: Any) -> Any:
         bits = np.float32(number).view(np.uint32)
         return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
-    return same if held(where) == WHOLES else rounded
+    def code(number: Any, rate: Any, where: Any) -> Any:
+        return np.uint8(np.int32(number * rate + _F32(ZERO + 0.5)))
+
+    return {SIXES: code, HALVES: rounded, WHOLES: same}[held(where)]
 
 
 @compiled
@@ -124,11 +127,6 @@ def _unit(source: np.ndarray, first: int, n: int) -> tuple[np.float32, np.float3
         most = max(most, np.int32(bits & np.int32(0x7FFFFFFF)))
     reach = max(np.int32(most).view(np.float32), SMALLEST)
     return reach / _F32(LARGEST), _F32(LARGEST) / reach
-
-
-@compiled
-def _code(number: np.float32, rate: np.float32) -> np.uint8:
-    return np.uint8(np.int32(number * rate + _F32(ZERO + 0.5)))
 
 
 @compiled

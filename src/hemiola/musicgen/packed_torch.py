@@ -142,8 +142,12 @@ class Kernels:
 
 
 def _folds(config: DecoderConfig) -> bool:
-    """Whether six-bit matrices of these sizes can be folded: each head has whole groups, and all of them bundles."""
-    return config.melody is None and config.head_dim % GROUP == 0 and config.num_attention_heads % BLOCKS == 0
+    """Whether six-bit matrices of these sizes can be folded: heads have whole groups, four places of all are blocks."""
+    return (
+        config.melody is None
+        and config.head_dim % GROUP == 0
+        and config.num_attention_heads * sixes_numba.INPUTS % LANES == 0
+    )
 
 
 def _in_sixes(matrices: Sequence[Tensor]) -> Sixes:

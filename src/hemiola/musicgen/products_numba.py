@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from hemiola.kernels.bytes_numba import BLOCKS as BYTE_BLOCKS
-from hemiola.kernels.bytes_numba import multiply_blocks
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.rounding_numba import halve
@@ -264,47 +262,3 @@ def _multiply_rows(
     for row in range(rows):
         there, target = totals.ctypes.data + row * OUTPUTS * 4, out.ctypes.data + row * out.strides[0] + first * 4
         finish(there, units.ctypes.data + first * 4, steps.ctypes.data + row * 4, target, adding)
-
-
-@compiled
-def multiply_bytes(
-    place: int,
-    apart: int,
-    depth: int,
-    units: int,
-    rows: int,
-    given: int,
-    half: int,
-    steps: int,
-    block: int,
-    last: int,
-    out: int,
-    stride: int,
-    adding: bool,
-) -> None:
-    """Blocks to `last` of a matrix in bytes, for rows of two halves of so many bytes, into or onto `out`.
-
-    Addresses: place, of blocks `apart` bytes from each other, of which `depth` lines are read; given, where the rows
-    begin; units and steps; out, where rows `stride` bytes apart begin. There are no arrays, for to slice one counts who
-    looks at it, and a head takes no longer than a few of that.
-    """
-    while block < last:
-        left = last - block
-        blocks = BYTE_BLOCKS if left >= BYTE_BLOCKS else min(2, left)
-        offset = block * LANES * 4
-        for row in range(0, rows, TOGETHER):
-            multiply_blocks(
-                blocks,
-                min(TOGETHER, rows - row),
-                place + block * apart,
-                apart,
-                depth,
-                given + row * 2 * half,
-                half,
-                units + offset,
-                steps + row * 4,
-                out + row * stride + offset,
-                stride,
-                adding,
-            )
-        block += blocks

@@ -2,7 +2,7 @@
 
 Attention asks keys by a query, and gives a mixture of values to a matrix. The query is a product itself: of a short
 text its keys and the query's matrix are folded into one, [d, heads * places], and so are its values and the matrix that
-they are given to. For a dozen words a step then reads a third of the bytes.
+they are given to. For a dozen words a step then reads a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hemiola.kernels.bytes_numba import multiply_bytes
 from hemiola.kernels.compiling_numba import compiled
 from hemiola.kernels.memory import LINE
 from hemiola.kernels.rounding_numba import bytes_laid_out
 from hemiola.kernels.sixes_numba import GROUP, INPUTS
 from hemiola.kernels.vectors_numba import LANES
 from hemiola.musicgen.attention_numba import Desk, attend, weigh
-from hemiola.musicgen.products_numba import Sixes, give_rows, multiply, multiply_bytes, multiply_groups, room, share
+from hemiola.musicgen.products_numba import Sixes, give_rows, multiply, multiply_groups, room, share
 
 _F32 = np.float32
 
