@@ -97,7 +97,7 @@ def _rates_for(memory: Any, layer: Any, row: Any, head: Any, place: Any, source:
     return of_bytes if held(memory) == SIXES else ones
 
 
-def kept(number: float, rate: float, where: np.ndarray) -> Any:
+def kept(number: float, rate: np.float32, where: np.ndarray) -> Any:
     """A float32 as it is, the bits of the nearest bfloat16, the even one of two, or its byte at that rate."""
     raise NotImplementedError
 
