@@ -18,6 +18,7 @@ from hemiola.audio.audio import Audio
 from hemiola.errors import InputError
 from hemiola.musicgen.batch import Job
 from hemiola.musicgen.model import MusicgenModel
+from hemiola.musicgen.queue import Counting
 from hemiola.musicgen.windows import Window, stride_frames, window_frames, windows
 from hemiola.request import Request
 from hemiola.timebase import Seconds, Timebase
@@ -106,17 +107,48 @@ class MusicGen:
         return request.settled(self.model.recommended)
 
     def generate(
-        self, requests: Sequence[Request], *, progress: Progress | None = None, stop: Stop | None = None
+        self,
+        requests: Sequence[Request],
+        *,
+        side_by_side: int | None = None,
+        progress: Progress | None = None,
+        stop: Stop | None = None,
     ) -> list[Result]:
-        """Make every request's music, side by side; each is as long as it asks, to the sample.
+        """Make every request's music; each is as long as it asks, to the sample, and the same whatever is beside it.
 
-        `progress(done, total)` counts decoding steps. Once `stop()` is true no further step is taken, and only the
-        pieces that are whole by then come back. Raises InputError for no requests, or one that rounds to no sample.
+        Up to `side_by_side` pieces are written at once (None: all), which bounds the memory. `progress(done, total)`
+        counts decoding steps, those of each piece by themselves. Once `stop()` is true no further step is taken, and
+        only the pieces that are whole by then come back. Raises InputError for no requests, or one that rounds to no
+        sample.
+        """
+        made = dict(self.each(requests, side_by_side=side_by_side, progress=progress, stop=stop))
+        return [made[number] for number in sorted(made)]
+
+    def each(
+        self,
+        requests: Sequence[Request],
+        *,
+        side_by_side: int | None = None,
+        progress: Progress | None = None,
+        stop: Stop | None = None,
+    ) -> Iterator[tuple[int, Result]]:
+        """What `generate` makes, piece by piece as they are done: the index of its request, and the result.
+
+        On CUDA a piece begins in the step in which another one ends, elsewhere when all that were beside it have ended.
         """
         pieces = self._pieces(requests)
-        for _ in self._written(pieces, None, progress, stop):
-            pass
-        return [self._result(piece) for piece in pieces if piece.is_whole]
+        if side_by_side is not None and side_by_side < 1:
+            raise InputError(f"side_by_side must be at least 1, not {side_by_side}")
+
+        def following(number: int, codes: np.ndarray) -> Job | None:
+            piece = pieces[number]
+            piece.take(piece.window.start, codes)
+            return None if piece.is_whole else self._job(piece, piece.window)
+
+        jobs = [self._job(piece, piece.window) for piece in pieces]
+        counted = _Counted(pieces, self.model.config.decoder.pattern.longest, progress)
+        for number in self.model.queue(jobs, following, side_by_side, counted=counted, stop=stop):
+            yield number, self._result(pieces[number])
 
     def stream(
         self,
@@ -146,7 +178,7 @@ class MusicGen:
                 sent = ready
 
     def _written(
-        self, pieces: list[_Piece], block_frames: int | None, progress: Progress | None, stop: Stop | None
+        self, pieces: list[_Piece], block_frames: int, progress: Progress | None, stop: Stop | None
     ) -> Iterator[None]:
         """Write pieces window by window, all that have a window left side by side; a turn after every block."""
         counted = _Counted(pieces, self.model.config.decoder.pattern.longest, progress)
@@ -154,7 +186,8 @@ class MusicGen:
             live = [piece for piece in pieces if turn < len(piece.windows)]
             jobs = [self._job(piece, piece.windows[turn]) for piece in live]
             at = 0
-            for block in self.model.tokens(jobs, block_frames=block_frames, progress=counted.of(turn), stop=stop):
+            steps_of = Counting(jobs, counted)
+            for block in self.model.tokens(jobs, block_frames=block_frames, progress=steps_of, stop=stop):
                 for piece, rows in zip(live, block):
                     piece.take(piece.windows[turn].start + at, rows)
                 at += block.shape[-1]
@@ -258,6 +291,11 @@ class _Piece:
         return self.codes.shape[1]
 
     @property
+    def window(self) -> Window:
+        """The one that is to be written next."""
+        return next(each for each in self.windows if each.start + each.frames > self.written)
+
+    @property
     def is_whole(self) -> bool:
         """Whether all frames are there."""
         return self.written == self.frames
@@ -269,19 +307,15 @@ class _Piece:
 
 
 class _Counted:
-    """Steps over all windows, so that progress ends at its total: each turn takes frames - prompt + delay steps."""
+    """Steps of all windows of all pieces, so that progress ends at its total: each takes frames - prompt + delay."""
 
     def __init__(self, pieces: Sequence[_Piece], delay: int, progress: Progress | None) -> None:
         self._progress = progress
-        self._before = [0]
-        for turn in range(max(len(piece.windows) for piece in pieces)):
-            live = [piece.windows[turn] for piece in pieces if turn < len(piece.windows)]
-            steps = max(each.frames for each in live) - min(each.prompt for each in live) + delay
-            self._before.append(self._before[-1] + steps)
+        self._done = 0
+        self._total = sum(each.frames - each.prompt + delay for piece in pieces for each in piece.windows)
 
-    def of(self, turn: int) -> Progress | None:
-        """What to report the steps of one turn to."""
-        if self._progress is None:
-            return None
-        report, before, total = self._progress, self._before[turn], self._before[-1]
-        return lambda done, _: report(before + done, total)
+    def __call__(self, steps: int) -> None:
+        """Told that so many more are taken."""
+        self._done += steps
+        if self._progress is not None:
+            self._progress(self._done, self._total)

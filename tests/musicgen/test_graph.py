@@ -15,14 +15,15 @@ import torch
 
 from hemiola.backend import choose
 from hemiola.bench.generate_torch import guided_logits
-from hemiola.musicgen import graph_torch
 from hemiola.musicgen import model as musicgen_model
+from hemiola.musicgen import static_torch
 from hemiola.musicgen.batch import NOISE_POSITIONS, Batch, Job, Noise
 from hemiola.musicgen.config import DecoderConfig, MelodyConfig
-from hemiola.musicgen.graph_torch import GraphEngine, GraphSession, StaticStep
+from hemiola.musicgen.graph_torch import GraphEngine, GraphSession
 from hemiola.musicgen.model import MusicgenModel, engine_for
 from hemiola.musicgen.sampling import Sampling, draws, gumbels
 from hemiola.musicgen.session_torch import Engine
+from hemiola.musicgen.static_torch import StaticStep
 
 SIZES = DecoderConfig(64, 32, 2, 4, 48, initializer_factor=0.3)
 TUNE = np.eye(12, dtype=np.float32)[np.arange(7) % 12]
@@ -50,9 +51,9 @@ BATCHES = [
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such that a piece of a second crosses several."""
-    monkeypatch.setattr(graph_torch, "BUCKET", 16)
-    monkeypatch.setattr(graph_torch, "PLACES", 8)
-    monkeypatch.setattr(graph_torch, "WORDS", 4)
+    monkeypatch.setattr(static_torch, "BUCKET", 16)
+    monkeypatch.setattr(static_torch, "PLACES", 8)
+    monkeypatch.setattr(static_torch, "WORDS", 4)
 
 
 def loaded(folder: Path, engine: type[Engine], device: str = "cpu", dtype: str = "float32") -> MusicgenModel:
@@ -158,7 +159,7 @@ def logits_of(model: MusicgenModel) -> torch.Tensor:
 
     def keep(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         # Of a step that is recorded, Python is run no more.
-        found.index_copy_(0, getattr(taker, "position", at), logits[None])
+        found.index_copy_(0, taker.place - session.ahead if taker is not session else at, logits[None])
         return logits.argmax(-1)
 
     taker.picker = keep
@@ -214,7 +215,7 @@ def test_nothing_is_asked_of_the_device_in_a_step(
 def test_steps_are_taken_by_the_block_of_noise_and_by_the_bucket(
     ours: dict[str, MusicgenModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph_torch, "BUCKET", 48)
+    monkeypatch.setattr(static_torch, "BUCKET", 48)
     done: list[int] = []
     list(ours["mono"].tokens([Job("calm", 97)], progress=lambda each, total: done.append(each)))
     # Noise ends at positions 32, 64 and 96, and buckets behind places 48 and 96.
@@ -334,7 +335,7 @@ def test_recording_leaves_all_as_it_was(folders: dict[str, Path], device: Any) -
     session: Any = model.session(Batch((JOBS[0],), SIZES.pattern))
     static = session._static
     session.steps(torch.full((1, 4), 64), 0, 5)
-    names = ("position", "place", "written", "script", "positions", "seen", "allowed", "drawn", "repeats", "guidance")
+    names = ("place", "drawn_at", "written", "script", "begins", "allowed", "drawn", "repeats", "guidance")
 
     def state() -> list[torch.Tensor]:
         # Where the step that comes next writes, a rehearsal may have written the same.
@@ -345,7 +346,7 @@ def test_recording_leaves_all_as_it_was(folders: dict[str, Path], device: Any) -
         before = state()
         static._launch(32)
         assert all(torch.equal(old, new) for old, new in zip(before, state()))
-    assert static.position.tolist() == [5]
+    assert static.place.tolist() == [5]
     (expected,) = session.steps(static.written[5], 5, 1)
     assert torch.equal(expected, session.step(static.written[5], 5))
 
@@ -370,7 +371,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 def test_graphs_on_a_gpu_write_what_a_cpu_does(
     folders: dict[str, Path], usual: dict[str, MusicgenModel], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(graph_torch, "BUCKET", 32)
+    monkeypatch.setattr(static_torch, "BUCKET", 32)
     model = loaded(folders[kind], GraphEngine, device="cuda")
     greedy = [replace(job, sampling=replace(job.sampling, temperature=0)) for job in JOBS]
     run = StaticStep.run

@@ -84,15 +84,16 @@ class Ferry:
         self._berths = [_berth(target) for _ in range(2)] if target.is_cuda else []
 
     def __call__(self, array: np.ndarray) -> None:
-        """Fill the tensor with an array of its shape and dtype."""
+        """Fill the tensor, or its first rows, with an array of its dtype."""
+        rows = slice(len(array))
         if not self._berths:
-            self._target.copy_(torch.from_numpy(array))
+            self._target[rows] = torch.from_numpy(array)
             return
         self._berths.reverse()
         buffer, crossed = self._berths[0]
         crossed.synchronize()
-        buffer.copy_(torch.from_numpy(array))
-        self._target.copy_(buffer, non_blocking=True)
+        buffer[rows] = torch.from_numpy(array)
+        self._target[rows].copy_(buffer[rows], non_blocking=True)
         crossed.record(torch.cuda.current_stream(self._target.device))
 
 

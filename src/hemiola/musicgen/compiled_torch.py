@@ -104,9 +104,8 @@ class CompiledSession(Session):
         self.kernels = kernels
         self._script, self._drawn = batch.script, Noise(batch, drawn=True)
         super().__init__(decoder, batch, states)
-        first = [0] * self.rows if self.seen is None else (~self.seen).flatten(1).sum(1).tolist()
         read = states[: self.text_rows]
-        self._steps = Steps(kernels, first, self.ahead + batch.steps, self.text_caches, read)
+        self._steps = Steps(kernels, self.missing, self.ahead + batch.steps, self.text_caches, read)
         self._at_once = max(1, min(_AT_ONCE, 2 * _BYTES_AT_ONCE // (self.rows * self.bytes_read)))
         self._choice = self._choice_for([job.sampling for job in batch.jobs])
 

@@ -66,7 +66,7 @@ def blocks(
         tail = np.concatenate([tail, np.moveaxis(session.fetch(waiting), 0, -1)], axis=-1)
         waiting = []
         codes = batch.pattern.undo(tail)
-        _require_codes(batch, codes, sent)
+        require_codes(batch, codes, sent)
         ready = codes.shape[-1]
         sent += ready
         # What is left begins one position early, as a pattern does.
@@ -74,7 +74,8 @@ def blocks(
         yield codes
 
 
-def _require_codes(batch: Batch, codes: np.ndarray, first: int) -> None:
+def require_codes(batch: Batch, codes: np.ndarray, first: int = 0) -> None:
+    """Raise WeightsError where codes [jobs, K, n], frames from `first` on, are none: the logits were not numbers."""
     for job, rows in zip(batch.jobs, codes):
         if (rows[:, : max(0, job.frames - first)] >= batch.pattern.special).any():
             raise WeightsError("the decoder gave logits that are not numbers: try --dtype float32, or fetch it again")

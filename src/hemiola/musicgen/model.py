@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from hemiola.codec.encoded import Encoded
 from hemiola.codec.model import EncodecModel
 from hemiola.errors import InputError, WeightsError
 from hemiola.kernels.presence import needing_numba
-from hemiola.musicgen import chroma, decode
+from hemiola.musicgen import chroma, decode, queue
 from hemiola.musicgen.batch import Batch, Job
 from hemiola.musicgen.config import DecoderConfig, MelodyConfig, MusicgenConfig
 from hemiola.musicgen.sampling import USUAL, Sampling
@@ -121,11 +123,45 @@ class MusicgenModel:
         batch = Batch(tuple(jobs), self.config.decoder.pattern)
         yield from decode.blocks(batch, self.session(batch), block_frames, progress=progress, stop=stop)
 
+    def queue(
+        self,
+        jobs: Sequence[Job],
+        following: queue.Following,
+        side_by_side: int | None,
+        *,
+        counted: queue.Counted,
+        stop: decode.Stop | None,
+    ) -> Iterator[int]:
+        """Write any number of jobs, so many (None: all) side by side: the number of each when nothing follows it.
+
+        `following` is given every job's codes, and says what goes on after it: a job that differs in prompt, start and
+        melody alone, and is no longer. `counted` is told how many steps were taken, each job's by themselves. On CUDA
+        a job begins as soon as another one is through, elsewhere when a whole batch is.
+        """
+        side_by_side = min(side_by_side or len(jobs), len(jobs))
+        make = getattr(self._engine, "slots", None)
+        if make is None or side_by_side == len(jobs):
+
+            def write(some: Sequence[Job], progress: decode.Progress) -> Iterator[np.ndarray]:
+                return self.tokens(some, progress=progress, stop=stop)
+
+            yield from queue.by_batches(jobs, following, write, side_by_side, counted)
+            return
+        for job in jobs:
+            self._check_melody(job.melody)
+        texts = {text for job in jobs for text in (job.text, job.negative) if text is not None}
+        words = max((len(self.tokenizer.encode(text)) for text in texts), default=0)
+        slots = make(side_by_side, jobs, functools.lru_cache(side_by_side)(self._states), words)
+        with contextlib.closing(slots):
+            yield from queue.by_slots(jobs, following, slots, side_by_side, counted, stop)
+
+    def _states(self, text: str | None) -> Any:
+        return None if text is None else self._engine.states(self.tokenizer.encode(text))
+
     def session(self, batch: Batch) -> Any:
         """Read the texts of a batch and begin to decode it: an object that takes steps, as `decode.Session` says."""
-        texts = {text for text in batch.texts if text is not None}
-        states = {text: self._engine.states(self.tokenizer.encode(text)) for text in texts}
-        return self._engine.begin(batch, [None if text is None else states[text] for text in batch.texts])
+        states = {text: self._states(text) for text in set(batch.texts)}
+        return self._engine.begin(batch, [states[text] for text in batch.texts])
 
     def melody(self, audio: np.ndarray, start: int = 0) -> np.ndarray:
         """Audio [channels, samples] at `sampling_rate` -> rows [chroma_length, num_chroma], to lead a job with.

@@ -71,15 +71,16 @@ class Session:
         """
         like, width = self.decoder.embeddings, self.decoder.config.hidden_size
         self.ahead = max((len(each) for each in openings), default=0)
-        missing = [self.ahead - len(each) for each in openings]
+        self.missing = [self.ahead - len(each) for each in openings] or [0] * self.rows
         table = sinusoids(self.ahead + steps, width)
-        rows = [np.roll(table, count, axis=0) for count in (missing if any(missing) else [0])]
+        rows = [np.roll(table, count, axis=0) for count in (self.missing if any(self.missing) else [0])]
         positions = mx.array(np.stack(rows)).astype(like.dtype)
         self.opening, self.positions = positions[:, : self.ahead], positions[:, self.ahead :]
         if openings:
-            self.opening = self.opening + mx.stack([mx.pad(e, [(gap, 0), (0, 0)]) for gap, e in zip(missing, openings)])
-        seen = mx.arange(self.ahead + steps) >= mx.array(missing or [0])[:, None]
-        self.seen = seen[:, None, None] if any(missing) else None
+            padded = [mx.pad(each, [(gap, 0), (0, 0)]) for gap, each in zip(self.missing, openings)]
+            self.opening = self.opening + mx.stack(padded)
+        seen = mx.arange(self.ahead + steps) >= mx.array(self.missing)[:, None]
+        self.seen = seen[:, None, None] if any(self.missing) else None
 
     def _read_text(self, states: Sequence[Tensor | None]) -> None:
         """Project every text's keys and values, each text by itself; rows behind the last text need none."""
@@ -204,7 +205,7 @@ class Session:
         jobs = len(self.partners)
         if self.rows == jobs:
             return logits
-        away = logits[jobs:] if self.rows == 2 * jobs else logits[self.partners]
+        away = logits[self.partners]
         return away + self.guidance * (logits[:jobs] - away)
 
 

@@ -69,15 +69,16 @@ class Session:
         """
         like, width = self.decoder.embeddings, self.decoder.config.hidden_size
         self.ahead = max((len(each) for each in openings), default=0)
-        missing = [self.ahead - len(each) for each in openings]
+        self.missing = [self.ahead - len(each) for each in openings] or [0] * self.rows
         table = sinusoids(self.ahead + steps, width)
-        rows = [np.roll(table, count, axis=0) for count in (missing if any(missing) else [0])]
+        rows = [np.roll(table, count, axis=0) for count in (self.missing if any(self.missing) else [0])]
         positions = torch.tensor(np.stack(rows)).to(like)
         self.opening, self.positions = positions[:, : self.ahead], positions[:, self.ahead :]
         if openings:
-            self.opening = self.opening + torch.stack([F.pad(e, (0, 0, gap, 0)) for gap, e in zip(missing, openings)])
-        seen = torch.arange(self.ahead + steps) >= torch.tensor(missing)[:, None]
-        self.seen = seen[:, None, None].to(like.device) if any(missing) else None
+            padded = [F.pad(each, (0, 0, gap, 0)) for gap, each in zip(self.missing, openings)]
+            self.opening = self.opening + torch.stack(padded)
+        seen = torch.arange(self.ahead + steps) >= torch.tensor(self.missing)[:, None]
+        self.seen = seen[:, None, None].to(like.device) if any(self.missing) else None
 
     def _read_text(self, states: Sequence[Tensor | None]) -> None:
         """Project every text's keys and values, each text by itself; rows behind the last text need none."""
@@ -198,7 +199,7 @@ class Session:
         jobs = len(self.partners)
         if self.rows == jobs:
             return logits
-        away = logits[jobs:] if self.rows == 2 * jobs else logits[self.partners]
+        away = logits[self.partners]
         return away + self.guidance * (logits[:jobs] - away)
 
 
