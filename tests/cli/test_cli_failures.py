@@ -33,7 +33,7 @@ def test_ctrl_c_leaves_no_half_file(hemiola: Run, tiny: Path, tmp_path: Path, mo
         raise KeyboardInterrupt
 
     words = ("generate", "bell", "--seconds", "0.1", "--model", tiny, "-o", "out.wav")
-    for owner, name in ((MusicGen, "generate"), (MusicGen, "from_pretrained")):
+    for owner, name in ((MusicGen, "each"), (MusicGen, "from_pretrained")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, interrupted)
             ran = hemiola(*words)
@@ -136,7 +136,7 @@ def test_no_memory_left_is_one_line(
     def greedy(*arguments: object, **settings: object) -> None:
         raise error
 
-    monkeypatch.setattr(MusicGen, "generate", greedy)
+    monkeypatch.setattr(MusicGen, "each", greedy)
     ran = hemiola("generate", "bell", "--model", tiny, "-o", "out.wav")
     assert ran.error.startswith("out of memory: ask for fewer seconds")
 

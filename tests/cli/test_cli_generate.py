@@ -148,6 +148,19 @@ def test_count_makes_variations_that_each_can_be_made_again(make: Run, hemiola: 
     assert (tmp_path / "bell-3-2.wav").read_bytes() == sounds[1]
 
 
+@pytest.mark.parametrize("side_by_side", [1, 2, 5])
+def test_pieces_are_the_same_however_many_are_side_by_side(make: Run, tmp_path: Path, side_by_side: int) -> None:
+    make("piano", "--count", 3, "--seed", 5, "-o", "usual.flac")
+    ran = make("piano", "--count", 3, "--seed", 5, "-o", "song.flac", "--side-by-side", side_by_side)
+    assert ran.out == "song-1.flac\nsong-2.flac\nsong-3.flac\n"
+    for number in (1, 2, 3):
+        np.testing.assert_allclose(
+            soundfile.read(tmp_path / f"song-{number}.flac")[0],
+            soundfile.read(tmp_path / f"usual-{number}.flac")[0],
+            atol=2**-22,
+        )
+
+
 def test_count_without_a_seed_draws_one_for_all(make: Run, tmp_path: Path) -> None:
     make("bell", "--count", 2, "-o", "out.wav")
     records = [json.loads((tmp_path / f"out-{number}.json").read_text()) for number in (1, 2)]
@@ -284,13 +297,13 @@ def test_nothing_is_replaced_without_force_and_no_work_is_done(
 def test_a_file_that_appears_meanwhile_is_not_replaced(
     make: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = MusicGen.generate
+    each = MusicGen.each
 
     def slow(*arguments: Any, **settings: Any) -> Any:
         (tmp_path / "out.wav").write_text("mine")
-        return generate(*arguments, **settings)
+        return each(*arguments, **settings)
 
-    monkeypatch.setattr(MusicGen, "generate", slow)
+    monkeypatch.setattr(MusicGen, "each", slow)
     assert "out.wav exists" in make("bell", "-o", "out.wav").error
     assert (tmp_path / "out.wav").read_text() == "mine"
     assert listing(tmp_path) == {"out.wav"}

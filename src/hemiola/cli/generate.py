@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from hemiola.request import Request
     from hemiola.weights.hub import Checkpoint
 
-# Pieces decoded side by side: what is said about each is the same, and memory stays modest.
-TOGETHER = 4
 MACHINE = {"backend": "auto", "device": "auto", "dtype": "float32"}
 
 
@@ -52,6 +49,7 @@ def generate(
     device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu. [default: auto]")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16, float16, int8, auto. [default: float32]")] = None,
     quantize: Annotated[int | None, Option(help="Bits of the matrices: 8, on mlx also 4. [default: off]")] = None,
+    side_by_side: Annotated[int, Option(min=1, max=256, help="Pieces written at once; more take more memory.")] = 4,
     sample_rate: results.SampleRate = None,
     fade_in: results.FadeIn = None,
     fade_out: results.FadeOut = None,
@@ -92,7 +90,7 @@ def generate(
     is_again = record is not None and not settings and model is None and count == 1
     expected = record if is_again else None
     if flow is None:
-        _make(requests, places, studio, finish, expected)
+        _make(requests, places, studio, finish, expected, side_by_side)
     else:
         told = partial(_told, studio=studio, finish=finish)
         streaming.make(requests, places, studio.music, expected, flow, told)
@@ -156,23 +154,25 @@ def _load(model: str | None, machine: dict[str, Any], record: Record | None, all
 
 
 def _make(
-    requests: list[Request], places: list[Place], studio: _Studio, finish: Finish, expected: Record | None
+    requests: list[Request],
+    places: list[Place],
+    studio: _Studio,
+    finish: Finish,
+    expected: Record | None,
+    side_by_side: int,
 ) -> None:
-    clock = studio.music.timebase
-    lengths = [clock.seconds(request.samples(clock)) for request in requests]
-    for first in range(0, len(requests), TOGETHER):
-        group = slice(first, first + TOGETHER)
-        last = min(group.stop, len(requests))
-        title = "music" if len(requests) <= TOGETHER else f"{first + 1}-{last} of {len(requests)}"
-        began = time.perf_counter()
-        with screen.music_bar(title, sum(lengths[group], Fraction())) as progress:
-            made = studio.music.generate(requests[group], progress=progress)
-        speed = float(sum(lengths[group])) / (time.perf_counter() - began)
-        for result, place in zip(made, places[group]):
-            if expected is not None:
-                expected.require_same(result)
-            audio = _write(result, place, studio, finish)
-            screen.note(f"  {audio.length:,} samples, {screen.shown(audio.seconds)}, {speed:.1f}x real time")
+    clock, count = studio.music.timebase, len(requests)
+    seconds = sum((clock.seconds(request.samples(clock)) for request in requests), Fraction())
+    pace = screen.Pace(seconds)
+    pieces = studio.music.each(requests, side_by_side=side_by_side, progress=pace)
+    for done in range(count):
+        with pace.bar("music" if count == 1 else f"{done} of {count}"):
+            number, result = next(pieces)
+        speed = pace.times_real_time
+        if expected is not None:
+            expected.require_same(result)
+        audio = _write(result, places[number], studio, finish)
+        screen.note(f"  {audio.length:,} samples, {screen.shown(audio.seconds)}, {speed:.1f}x real time")
 
 
 def _write(result: Result, place: Place, studio: _Studio, finish: Finish) -> Audio:

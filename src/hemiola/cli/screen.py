@@ -52,17 +52,42 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(stderr=True, markup=False, highlight=False, width=TABLE_WIDTH).print(drawn)
 
 
+class Pace:
+    """How fast `seconds` of music are made, against real time: told of steps done and in all, and shown by bars."""
+
+    def __init__(self, seconds: Fraction) -> None:
+        self._seconds = float(seconds)
+        self._began = time.perf_counter()
+        self._part = 0.0
+        self._shown: Progress = lambda done, total: None
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many of so many steps are done."""
+        self._part = done / total
+        self._shown(done, total)
+
+    @property
+    def times_real_time(self) -> float:
+        """Seconds of music made in a second so far."""
+        past = time.perf_counter() - self._began
+        return self._part * self._seconds / past if past else 0
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[None]:
+        """A bar while there is nothing to say."""
+        with _bar(title, self._status) as self._shown:
+            yield
+
+    def _status(self, part: float) -> str:
+        return f"{part * self._seconds:.1f}/{self._seconds:.1f} s {self.times_real_time:.1f}x"
+
+
 @contextmanager
 def music_bar(title: str, seconds: Fraction) -> Iterator[Progress]:
     """A bar for `seconds` of music in the making, against real time; it is fed steps done and in all."""
-    began = time.perf_counter()
-
-    def status(part: float) -> str:
-        made, past = part * float(seconds), time.perf_counter() - began
-        return f"{made:.1f}/{float(seconds):.1f} s {made / past if past else 0:.1f}x"
-
-    with _bar(title, status) as progress:
-        yield progress
+    pace = Pace(seconds)
+    with pace.bar(title):
+        yield pace
 
 
 @contextmanager
