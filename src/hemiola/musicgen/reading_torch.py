@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hemiola.kernels.memory import lined
@@ -49,8 +48,9 @@ def text_for(kernels: Kernels, caches: Sequence[Tensor], states: Sequence[Tensor
     for index, pair in enumerate(caches if longest else ()):
         team().run(memory_numba.remember, memory, index, *pair.numpy())
     for run in text.runs[text.runs[:, 2] > 0]:
-        pairs = torch.stack([each[:, run[0], :, : stop[run[0]]] for each in caches])
-        team().run(reading_numba.fold, kernels.turned, kernels.weights.read_out, pairs.numpy(), run, text)
+        # By numpy: torch's threads would look for more work for some milliseconds, in the way of ours.
+        pairs = np.stack([each[:, run[0], :, : stop[run[0]]].numpy() for each in caches])
+        team().run(reading_numba.fold, kernels.turned, kernels.weights.read_out, pairs, run, text)
     return text
 
 
