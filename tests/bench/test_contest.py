@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 
 from hemiola.bench import contest as contests
@@ -41,6 +44,24 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
         "hemiola int8": {"transformers float32": 4.0},
         "hemiola float32": {"transformers float32": 2.0},
     }
+
+
+def test_a_last_round_is_for_memory() -> None:
+    order: list[str] = []
+
+    def takes(name: str, megabytes: int) -> None:
+        order.append(name)
+        np.ones(megabytes * 125_000)  # written to, or nobody has to give it
+
+    done: list[tuple[int, int]] = []
+    works = {"hemiola": lambda: takes("h", 20), "rival": lambda: takes("r", 60)}
+    outcomes = contest(works, rounds=2, memory=True, progress=lambda *at: done.append(at))
+    assert "".join(order) == "hrhrhrhr"
+    assert done[-1] == (8, 8)
+    assert [len(each.seconds) for each in outcomes.values()] == [2, 2]
+    if sys.platform == "linux":
+        found = [each.peak_bytes or 0 for each in outcomes.values()]
+        assert found == pytest.approx([20e6, 60e6], abs=4e6)
 
 
 def test_memory_has_a_speed() -> None:

@@ -23,7 +23,7 @@ _CODEBOOK_RMS = 0.05
 
 
 def measure(folder: Path, size: str, seconds: Seconds, rounds: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Seconds to encode and to decode audio of that length, and how far apart the results are."""
+    """Seconds and memory to encode and to decode audio of that length, and how far apart the results are."""
     config = SIZES[size]
     network = lively(config)
     ours, theirs = EncodecModel(config, network), _theirs(config, network)
@@ -47,7 +47,7 @@ def measure(folder: Path, size: str, seconds: Seconds, rounds: int, progress: Pr
         f"{RIVAL} decode": decode_theirs,
     }
     with torch.inference_mode():
-        outcomes = contest(works, rounds, progress=progress)
+        outcomes = contest(works, rounds, memory=True, progress=progress)
         apart = {}
         if not config.normalize:
             latents = theirs.encoder(torch.from_numpy(audio)[None])[0].numpy()
@@ -61,7 +61,12 @@ def measure(folder: Path, size: str, seconds: Seconds, rounds: int, progress: Pr
         **facts(("torch", RIVAL), size=size, seconds=length, rounds=rounds),
         "threads": torch.get_num_threads(),
         "rows": {
-            name: {"seconds": each.median, "times_real_time": length / each.median} for name, each in outcomes.items()
+            name: {
+                "seconds": each.median,
+                "times_real_time": length / each.median,
+                "peak_megabytes": None if each.peak_bytes is None else each.peak_bytes / 1e6,
+            }
+            for name, each in outcomes.items()
         },
         "times_as_fast": {name: times for pair in pairs for name, times in ratios(pair).items()},
         "apart": apart,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import statistics
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +26,14 @@ OURS = "hemiola"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one contender took in each round, seconds; `bytes_read` is what the work cannot do without reading."""
+    """What one contender took in each round, seconds; `bytes_read` is what the work cannot do without reading.
+
+    `peak_bytes` is the most memory that it took, beyond what was there before; None where nobody looked.
+    """
 
     seconds: tuple[float, ...]
     bytes_read: int = 0
+    peak_bytes: int | None = None
 
     @property
     def median(self) -> float:
@@ -39,21 +46,48 @@ def contest(
     rounds: int,
     *,
     bytes_read: Mapping[str, int] | None = None,
+    memory: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Outcome]:
-    """Time every contender once a round, after a warm-up that does not count."""
+    """Time every contender once a round, after a warm-up that does not count; a last round is for their memory."""
     taken: dict[str, list[float]] = {name: [] for name in contenders}
-    total = (rounds + 1) * len(contenders)
-    for number in range(rounds + 1):
+    peaks: dict[str, int | None] = {}
+    total = (rounds + 1 + memory) * len(contenders)
+    for number in range(rounds + 1 + memory):
         for place, (name, work) in enumerate(contenders.items(), 1):
-            began = time.perf_counter()
-            work()
-            if number:
-                taken[name].append(time.perf_counter() - began)
+            if number > rounds:
+                peaks[name] = peak_bytes(work)
+            else:
+                began = time.perf_counter()
+                work()
+                taken[name] += [time.perf_counter() - began] if number else []
             if progress:
                 progress(number * len(contenders) + place, total)
     needed = bytes_read or {}
-    return {name: Outcome(tuple(seconds), needed.get(name, 0)) for name, seconds in taken.items()}
+    return {name: Outcome(tuple(seconds), needed.get(name, 0), peaks.get(name)) for name, seconds in taken.items()}
+
+
+def peak_bytes(work: Callable[[], object]) -> int | None:
+    """The most memory that `work` takes, beyond what is there before, in bytes; None where the system does not say.
+
+    What malloc keeps of earlier work is given back first, or it would not be seen.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what is there now
+        before = _resident("VmRSS")
+    except OSError:
+        work()
+        return None
+    work()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    """A line of what Linux says of this process's memory, in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def ratios(outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, float]]:

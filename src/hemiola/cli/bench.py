@@ -54,7 +54,7 @@ def codec(
     output: Report = None,
     force: options.Force = False,
 ) -> None:
-    """Seconds to encode and to decode."""
+    """Seconds to encode and to decode, and the most memory that it takes."""
     bench = _measuring("codec_torch", size)
     try:
         exact = exact_seconds(seconds)

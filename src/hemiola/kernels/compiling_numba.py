@@ -5,9 +5,11 @@ Nobody needs a compiler. What numba cannot say in Python stands beside this as i
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
+import platform
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ import numba
 from numba import njit
 from numba.core.caching import FunctionCache
 
+# Linux's numbers: of the call, of what it does, and of what is asked for.
+_ARCH_PRCTL, _ASK_FOR, _TILES = 158, 0x1023, 18
 # No number is infinite or missing, and sums may be made in any order.
 _FAST = {"nnan", "ninf", "nsz", "arcp", "contract", "reassoc"}
 
@@ -26,6 +30,14 @@ def supported(*features: str) -> bool:
     """Whether this machine's processor has all of them, by LLVM's names."""
     host = llvm.get_host_cpu_features()
     return os.name == "posix" and all(host.get(name, False) for name in features)
+
+
+@functools.cache
+def tiles_granted() -> bool:
+    """Whether the processor multiplies tiles of bytes (AMX), and Linux lets this process do so, which has to ask."""
+    if not supported("amx-tile", "amx-int8") or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return False
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ASK_FOR, _TILES) == 0
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -58,8 +70,12 @@ class _Kept(FunctionCache):
 
 @functools.cache
 def _shelf() -> Path:
-    """Where machine code is kept: a folder for each state of its sources, for numba would look at one of them alone."""
+    """Where machine code is kept: a folder for each state of its sources, for numba would look at one of them alone.
+
+    What was made where tiles are granted is not taken where they are not.
+    """
     package = Path(__file__).parents[1]
     sources = b"".join(each.read_bytes() for each in sorted(package.rglob("*_numba.py")))
     home = numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "hemiola" / f"kernels-{hashlib.sha256(sources).hexdigest()[:12]}"
+    tiles = "-tiles" if tiles_granted() else ""
+    return Path(home) / "hemiola" / f"kernels-{hashlib.sha256(sources).hexdigest()[:12]}{tiles}"

@@ -65,7 +65,7 @@ def unpack(context: Any, packed: Any, spread: Any) -> Any:
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
         source, target = arguments
         for quad in range(QUADS):
-            for block, weights in enumerate(_unpacked(builder, [source] * BLOCKS, quad)):
+            for block, weights in enumerate(unpacked(builder, [source] * BLOCKS, quad)):
                 place = INT64((quad * BLOCKS + block) * LINE)
                 store(builder, weights, builder.add(target, place))
 
@@ -232,7 +232,7 @@ def _group(module: Any, rows: int, *, packed: bool) -> Any:
     sources = _apart(builder, source, BLOCKS) if packed else []
     for quad in range(QUADS):
         if packed:
-            blocks = _unpacked(builder, sources, quad)
+            blocks = unpacked(builder, sources, quad)
         else:
             places = [builder.add(source, INT64((quad * BLOCKS + block) * LINE)) for block in range(BLOCKS)]
             blocks = [load(builder, INTS, place) for place in places]
@@ -269,7 +269,7 @@ def _apart(builder: Any, address: Any, count: int) -> list[Any]:
     return [address] + [builder.call(same, [address]) for _ in range(1, count)]
 
 
-def _unpacked(builder: Any, sources: Sequence[Any], quad: int) -> list[Any]:
+def unpacked(builder: Any, sources: Sequence[Any], quad: int) -> list[Any]:
     """The weights of four inputs and four blocks of outputs, with nothing but zeros above their six bits.
 
     Sources are as many times the address of a group: each block's weights are read by its own.
