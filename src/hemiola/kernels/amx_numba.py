@@ -1,6 +1,7 @@
 """Products of many rows with six-bit weights, by a processor's tiles (AMX): sixteen rows at once.
 
-The numbers are those of `sixes_numba`, to the bit: in a group sums are exact in either.
+The numbers are those of `sixes_numba`, to the bit: in a group sums are exact in either. A thread lays its tiles out,
+uses them and lets them go, all in one function; `compiling_numba.tiles_granted` says whether it may.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def end_tiles(context: Any) -> Any:
 
 @intrinsic
 def spread_groups(context: Any, packed: Any, groups: Any, spread: Any) -> Any:
-    """Write so many groups' weights to the address `spread`, as bytes with a sign [BLOCKS, QUADS, LANES, INPUTS] each."""
+    """Write so many groups to the address `spread`: bytes with a sign, [groups, BLOCKS, QUADS, LANES, INPUTS]."""
 
     def generate(_: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
         builder.call(_spreading(builder.module), arguments)
