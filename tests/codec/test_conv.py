@@ -17,7 +17,7 @@ pytest.importorskip("numba")
 
 from hemiola.codec import plan
 from hemiola.codec.config import EncodecConfig
-from hemiola.codec.conv_compiled_torch import CompiledProduct, CompiledUpsampling, fits
+from hemiola.codec.conv_compiled_torch import CompiledProduct, CompiledUpsampling, fits, group_normed
 from hemiola.codec.encodec_torch import DecoderStream, Encodec, EncoderStream
 from hemiola.codec.stream_compiled_torch import CompiledConvStream, CompiledResidualStream
 from hemiola.codec.stream_torch import ConvStream, ResidualStream
@@ -67,6 +67,8 @@ def test_a_product_is_torchs_convolution(inputs: int, outputs: int, kernel: int,
         exact = convolved(conv, x, activated)
         for cut in (0, 1, kernel, x.shape[1]):
             assert apart(product((x[:, :cut], x[:, cut:]), activated, exact.shape[1]), exact) < NEAR
+            pieces = x[:, : cut // 2], x[:, cut // 2 : cut], x[:, cut:]
+            assert apart(product(pieces, activated, exact.shape[1]), exact) < NEAR
         onto = torch.randn_like(exact, dtype=torch.float32)
         found = product((x[:, :1], x[:, 1:]), activated, exact.shape[1], (onto[:, :2], onto[:, 2:]))
         assert apart(found, exact + onto) < NEAR
@@ -105,6 +107,36 @@ def test_two_products_in_one_are_the_two(kernel: int, length: int, rows: int, wi
     products = CompiledProduct(first, 1), CompiledProduct(second, 1)
     found = products[0]((x[:, :5], x[:, 5:]), True, count, (onto[:, :0], onto), products[1])
     assert apart(found, exact) < NEAR
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 3),
+    length=st.integers(2, 700),
+    width=st.sampled_from([1, 2, 32, 80]),
+    middle=st.sampled_from([0.0, -3.0, 300.0]),
+    adding=st.booleans(),
+)
+@torch.inference_mode()
+def test_a_norm_is_torchs_group_norm(rows: int, length: int, width: int, middle: float, adding: bool) -> None:
+    torch.manual_seed(length)
+    norm = torch.nn.GroupNorm(1, width)
+    norm.weight.copy_(torch.randn(width))
+    norm.bias.copy_(torch.randn(width))
+    x = torch.randn(rows, length, width) * torch.tensor([0.1, 1, 30])[:rows, None, None] + middle
+    onto = torch.randn(rows, length, width) if adding else None
+    exact = functional.group_norm(x.double().mT, 1, norm.weight.double(), norm.bias.double(), norm.eps).mT
+    exact = exact if onto is None else exact + onto
+    # What is rounded of x itself is as much as the mean is larger than what is away from it.
+    near = NEAR * (1 + abs(middle) / float(x.std(dim=(1, 2), correction=0).min().clamp(min=1e-3)))
+    assert (group_normed(x.clone(), norm, onto) - exact).abs().max() < near * exact.abs().max()
+
+
+@torch.inference_mode()
+def test_what_is_not_normed_is_left_or_added_to() -> None:
+    x, onto = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    assert group_normed(x, torch.nn.Identity()) is x
+    assert torch.equal(group_normed(x, torch.nn.Identity(), onto), onto + x)
 
 
 @torch.inference_mode()

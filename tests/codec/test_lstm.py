@@ -89,7 +89,7 @@ def test_torch_takes_the_steps_where_kernels_cannot(monkeypatch: pytest.MonkeyPa
     assert isinstance(steps_of(torch.nn.LSTM(512, 512).bfloat16()), TorchLstm)
     with monkeypatch.context() as patch:
         patch.setattr(compiling_numba.llvm, "get_host_cpu_features", lambda: {"avx512f": True})
-        assert isinstance(steps_of(large), TorchLstm)
+        assert isinstance(steps_of(torch.nn.LSTM(512, 512)), TorchLstm)
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="numba cannot be loaded"):
         patch.setitem(sys.modules, "hemiola.codec.lstm_compiled_torch", None)
         assert isinstance(steps_of(large), TorchLstm)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from hemiola.codec import plan
 from hemiola.codec.conv_numba import convolution, side_by_side
+from hemiola.codec.norm_numba import group_norm
 from hemiola.kernels.memory import lined
-from hemiola.kernels.team_torch import team
+from hemiola.kernels.team_torch import counts, team
 from hemiola.kernels.tile_numba import WHOLES, supported
 from hemiola.kernels.vectors_numba import LANES
 
@@ -28,6 +29,11 @@ def fits(conv: nn.Conv1d | nn.ConvTranspose1d, spec: plan.Conv | plan.ConvTransp
     if isinstance(spec, plan.ConvTranspose):
         return spec.stride * spec.outputs % LANES == 0
     return spec.dilation == 1 and (spec.outputs % LANES == 0 or LANES % spec.outputs == 0)
+
+
+# What is multiplied [B, ., inputs], in up to so many pieces, one behind the other.
+Pieces = tuple[Tensor, ...]
+_PIECES = 3
 
 
 class Packed:
@@ -48,7 +54,7 @@ class Packed:
 
     def __call__(
         self,
-        given: tuple[Tensor, Tensor],
+        given: Pieces,
         activated: bool,
         stride: int,
         count: int,
@@ -57,15 +63,19 @@ class Packed:
     ) -> Tensor:
         """Windows of what is given times the matrix, and what follows `after` it -> [B, count, outputs].
 
-        What is given [B, ., inputs] and what it is added to [B, ., outputs] come in two pieces, one behind the other.
+        What is given [B, ., inputs] comes in up to three pieces, one behind the other, and what it is added to
+        [B, ., outputs] in two.
         """
-        x, second = given[1], after or _NONE
+        x, second = given[0], after or _NONE
         outputs = len(self.bias if after is None else after.bias)
         nothing = x.new_empty(len(x), 0, outputs)
         y = x.new_empty(len(x), count, outputs)
-        before, now, *others = (each.contiguous().numpy() for each in (*given, *(onto or (nothing, nothing)), y))
+        pieces = (*given, *[x[:, :0]] * (_PIECES - len(given)))
+        *parts, onto_before, onto_now, out = (
+            each.contiguous().numpy() for each in (*pieces, *(onto or (nothing, nothing)), y)
+        )
         matrices = self.matrix, self.bias, second.matrix, second.bias
-        team().run(convolution, before, now, activated, stride, *matrices, *others)
+        team().run(convolution, *parts, activated, stride, *matrices, onto_before, onto_now, out)
         return y
 
 
@@ -91,13 +101,13 @@ class CompiledProduct:
 
     def __call__(
         self,
-        given: tuple[Tensor, Tensor],
+        given: Pieces,
         activated: bool,
         count: int,
         onto: tuple[Tensor, Tensor] | None = None,
         after: CompiledProduct | None = None,
     ) -> Tensor:
-        """What is given [B, ., inputs] -> [B, count, outputs], added to `onto`; each in two pieces.
+        """What is given [B, ., inputs] -> [B, count, outputs], added to `onto`, which comes in two pieces.
 
         A product of one sample at a time can follow `after` it, and activates what comes to it.
         """
@@ -108,6 +118,18 @@ class CompiledProduct:
         return y if onto is None else y + torch.cat(onto, dim=1)
 
 
+def group_normed(x: Tensor, norm: nn.Module, onto: Tensor | None = None) -> Tensor:
+    """x [B, T, C], which may be written over, normed if `norm` is a group norm (of all channels), added to `onto`."""
+    if not isinstance(norm, nn.GroupNorm):
+        return x if onto is None else onto + x
+    x = x.contiguous()
+    more = x[:0] if onto is None else onto.contiguous()
+    found, meetings = np.empty((team().most, len(x), 3)), counts()
+    weights = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+    team().run(group_norm, x.numpy(), *weights, norm.eps, more.numpy(), found, meetings, counts=meetings)
+    return x
+
+
 class CompiledUpsampling:
     """A transposed convolution as one product, with the frame before and the frame itself, which lie together."""
 
@@ -116,7 +138,7 @@ class CompiledUpsampling:
         halves = conv.weight.detach().transpose(1, 2).reshape(inputs, 2, stride * outputs)
         self.packed, self.stride = Packed([halves[:, 1], halves[:, 0]], cast(Tensor, conv.bias).repeat(stride)), stride
 
-    def __call__(self, given: tuple[Tensor, Tensor], activated: bool) -> Tensor:
-        """What is given [B, ., inputs], n + 1 in two pieces, the first the frame before -> [B, n * stride, outputs]."""
+    def __call__(self, given: Pieces, activated: bool) -> Tensor:
+        """What is given [B, ., inputs], n + 1 in pieces, the first the frame before -> [B, n * stride, outputs]."""
         y = self.packed(given, activated, 1, sum(each.shape[1] for each in given) - 1)
         return y.unflatten(-1, (self.stride, -1)).flatten(1, 2)

@@ -22,6 +22,7 @@ def convolution(
     parts: int,
     before: np.ndarray,
     x: np.ndarray,
+    after: np.ndarray,
     activated: bool,
     stride: int,
     packed: np.ndarray,
@@ -32,10 +33,10 @@ def convolution(
     onto: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """What thread `part` of `parts` does of a convolution of `before` and x: out [B, count, outputs].
+    """What thread `part` of `parts` does of a convolution of `before`, x and `after`: out [B, count, outputs].
 
-    before, x: float32 [B, n, inputs] and [B, T, inputs], one behind the other, then as many zeros as are wanted;
-        `activated` first (ELU) or as they are.
+    before, x, after: float32 [B, ., inputs], one behind the other, then as many zeros as are wanted; `activated` first
+        (ELU) or as they are.
     stride: samples from the window of one output to that of the next.
     packed: float32 [width / LANES, depth, LANES], blocks side by side as `side_by_side` says; depth = kernel * inputs.
     bias: float32 [width].
@@ -58,7 +59,7 @@ def convolution(
         start = first * ROWS
         stop = min(count, start + some * ROWS)
         target = out[row, start:stop]
-        _fill(before[row], x[row], activated, start * stride, (stop - start - 1) * stride + window, room)
+        _fill(before[row], x[row], after[row], activated, start * stride, (stop - start - 1) * stride + window, room)
         if followed:
             middle = between[: stop - start]
             _begin(bias, nothing, nothing, 0, middle)
@@ -124,16 +125,26 @@ def _begin(bias: np.ndarray, before: np.ndarray, onto: np.ndarray, start: int, o
 
 
 @compiled
-def _fill(before: np.ndarray, x: np.ndarray, activated: bool, start: int, rows: int, room: np.ndarray) -> None:
-    """Write `rows` rows from row `start` of `before` and x, behind which there are zeros, into the room."""
-    inputs, held = x.shape[1], len(before)
-    middle = min(max(held - start, 0), rows)
-    end = min(max(held + len(x) - start, middle), rows)
-    if middle > 0:
-        _copy(before[start : start + middle].reshape(-1), activated, room)
-    if end > middle:
-        _copy(x[start + middle - held : start + end - held].reshape(-1), activated, room[middle * inputs :])
-    room[end * inputs : rows * inputs] = _F32(0)
+def _fill(
+    before: np.ndarray, x: np.ndarray, after: np.ndarray, activated: bool, start: int, rows: int, room: np.ndarray
+) -> None:
+    """Write `rows` rows from row `start` of `before`, x and `after`, behind which there are zeros, into the room."""
+    inputs = x.shape[1]
+    done, start = _take(before, activated, start, 0, rows, room)
+    done, start = _take(x, activated, start, done, rows, room)
+    done, start = _take(after, activated, start, done, rows, room)
+    room[done * inputs : rows * inputs] = _F32(0)
+
+
+@compiled
+def _take(piece: np.ndarray, activated: bool, start: int, done: int, rows: int, room: np.ndarray) -> tuple[int, int]:
+    """Write a piece's rows from `start` on, as many as are wanted, behind those that are done -> how many are, and
+    the row of the next piece that comes after."""
+    length, inputs = piece.shape
+    some = min(max(length - start, 0), rows - done)
+    if some > 0:
+        _copy(piece[start : start + some].reshape(-1), activated, room[done * inputs :])
+    return done + some, max(start - length, 0)
 
 
 @compiled

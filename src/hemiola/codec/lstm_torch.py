@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hemiola.codec.packing_torch import made_of
 from hemiola.kernels.presence import needing_numba
 
 State = tuple[Tensor, Tensor]  # h and c [layers, B, width]
@@ -24,8 +25,8 @@ def steps_of(lstm: nn.LSTM) -> Steps:
     weight = lstm.weight_hh_l0
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and lstm.hidden_size >= COMPILED_FROM:
         compiled = needing_numba("hemiola.codec.lstm_compiled_torch", "torch carries out a codec's LSTM")
-        if compiled is not None and compiled.fits(lstm):
-            steps: Steps = compiled.CompiledLstm(lstm)
+        if compiled is not None and made_of(lstm, compiled.fits):
+            steps: Steps = made_of(lstm, compiled.CompiledLstm)
             return steps
     return TorchLstm(lstm)
 

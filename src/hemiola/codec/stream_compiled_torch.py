@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from hemiola.codec import seanet_torch as seanet
-from hemiola.codec.conv_compiled_torch import CompiledProduct, CompiledUpsampling, fits
+from hemiola.codec.conv_compiled_torch import CompiledProduct, CompiledUpsampling, Pieces, fits, group_normed
 from hemiola.codec.kernels_torch import pad
-from hemiola.codec.stream_torch import ConvStream, ConvTransposeStream, ResidualStream, empty, joined, normed
+from hemiola.codec.packing_torch import made_of
+from hemiola.codec.stream_torch import ConvStream, ConvTransposeStream, ResidualStream, empty, joined
 from hemiola.kernels.vectors_numba import LANES
 
 
@@ -24,7 +25,7 @@ class CompiledConvStream(ConvStream):
 
     def __init__(self, layer: seanet.Conv, activated: bool = False) -> None:
         self.spec, self.norm, self.activated = layer.spec, layer.norm, activated
-        self.compiled = CompiledProduct(layer.conv, layer.spec.stride)
+        self.compiled = made_of(layer.conv, CompiledProduct, layer.spec.stride)
         self.held: Tensor | None = None
         self.length = 0
         self.padded = False
@@ -34,24 +35,28 @@ class CompiledConvStream(ConvStream):
         given, count = self.taken(x, last)
         if count == 0:
             return empty(x, self.spec.outputs)
-        y = normed(self.norm, self.compiled(given, self.activated, count))
-        return y if onto is None else onto + y
+        return group_normed(self.compiled(given, self.activated, count), self.norm, onto)
 
-    def taken(self, x: Tensor, last: bool) -> tuple[tuple[Tensor, Tensor], int]:
-        """What is to be multiplied when x [B, n, inputs] has come, in two pieces, and how many outputs that gives."""
+    def taken(self, x: Tensor, last: bool) -> tuple[Pieces, int]:
+        """What is to be multiplied when x [B, n, inputs] has come, in pieces, and how many outputs that gives."""
         spec = self.spec
         self.length += x.shape[1]
         if not self.padded and self.length < spec.edge and not last:
             self.held = joined(self.held, x)
-            return (x, x), 0
-        before = empty(x, spec.inputs) if self.held is None else self.held
+            return (x,), 0
+        before, after = empty(x, spec.inputs) if self.held is None else self.held, empty(x, spec.inputs)
         left, right = 0 if self.padded else spec.left, spec.right + spec.extra(self.length) if last else 0
-        if left or right:
+        if x.shape[1] <= left + right:
             before, x = empty(x, spec.inputs), pad(joined(before, x), left, right, spec.pad_mode)
+        elif left or right:
+            # Only the ends are copied. What is held before anything was padded is short.
+            x = x if self.padded else joined(before, x)
+            start, after = edges(x, left, right, spec.pad_mode)
+            before = before if self.padded else start
         self.padded = True
-        count = spec.ready(before.shape[1] + x.shape[1], last=last)
+        count = spec.ready(before.shape[1] + x.shape[1] + after.shape[1], last=last)
         self.held = behind(before, x, count * spec.stride)
-        return (before, x), count
+        return (before, x, after), count
 
 
 class CompiledConvTransposeStream(ConvTransposeStream):
@@ -59,7 +64,7 @@ class CompiledConvTransposeStream(ConvTransposeStream):
 
     def __init__(self, layer: seanet.ConvTranspose, activated: bool = False) -> None:
         self.spec, self.norm, self.activated = layer.spec, layer.norm, activated
-        self.compiled = CompiledUpsampling(layer.conv, layer.spec.stride)
+        self.compiled = made_of(layer.conv, CompiledUpsampling, layer.spec.stride)
         self.held: Tensor | None = None
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
@@ -72,12 +77,12 @@ class CompiledConvTransposeStream(ConvTransposeStream):
         self.held = behind(before, x, x.shape[1])
         if x.shape[1] == 0:
             return empty(x, spec.outputs)
-        y = normed(self.norm, self.compiled((before, x), self.activated))
+        y = group_normed(self.compiled((before, x), self.activated), self.norm)
         return y[:, spec.left if first else 0 : y.shape[1] - (spec.right if last else 0)]
 
 
-class CompiledResidualStream:
-    """Two convolutions that fit, with a way around them; what goes around is not copied."""
+class NormedResidualStream(ResidualStream):
+    """Two convolutions that fit and are normed, with a way around them."""
 
     def __init__(self, layer: seanet.Residual, activated: bool = False) -> None:
         _, first, _, second = cast(Any, layer.block)
@@ -85,6 +90,14 @@ class CompiledResidualStream:
         shortcut = layer.shortcut
         self.shortcut = CompiledConvStream(shortcut) if isinstance(shortcut, seanet.Conv) else None
         self.held: Tensor | None = None
+
+
+class CompiledResidualStream(NormedResidualStream):
+    """The same without norms, both convolutions in one call; what goes around is not copied."""
+
+    first: Any
+    second: Any
+    shortcut: Any
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         """x [B, n, width] -> [B, m, width]: what is final by now."""
@@ -99,6 +112,14 @@ class CompiledResidualStream:
         return self.first.compiled(given, True, count, around, self.second.compiled)
 
 
+def edges(x: Tensor, left: int, right: int, mode: str) -> tuple[Tensor, Tensor]:
+    """What `pad` puts before and behind x [B, n, C], which is longer than both."""
+    if mode != "reflect":
+        return x.new_zeros(len(x), left, x.shape[2]), x.new_zeros(len(x), right, x.shape[2])
+    length = x.shape[1]
+    return x[:, 1 : left + 1].flip(1), x[:, length - 1 - right : length - 1].flip(1)
+
+
 def behind(before: Tensor, x: Tensor, start: int) -> Tensor:
     """The rows from `start` of `before` and x, one behind the other: a copy, so that the blocks can go."""
     past = start - before.shape[1]
@@ -106,18 +127,22 @@ def behind(before: Tensor, x: Tensor, start: int) -> Tensor:
 
 
 def _conv(layer: seanet.Conv, activated: bool = False) -> ConvStream:
-    return (CompiledConvStream if fits(layer.conv, layer.spec) else ConvStream)(layer, activated)
+    return (CompiledConvStream if made_of(layer.conv, fits, layer.spec) else ConvStream)(layer, activated)
 
 
 def _conv_transpose(layer: seanet.ConvTranspose, activated: bool = False) -> ConvTransposeStream:
-    return (CompiledConvTransposeStream if fits(layer.conv, layer.spec) else ConvTransposeStream)(layer, activated)
+    return (CompiledConvTransposeStream if made_of(layer.conv, fits, layer.spec) else ConvTransposeStream)(
+        layer, activated
+    )
 
 
-def _residual(layer: seanet.Residual, activated: bool = False) -> ResidualStream | CompiledResidualStream:
+def _residual(layer: seanet.Residual, activated: bool = False) -> ResidualStream:
     convs = [each for each in layer.modules() if isinstance(each, seanet.Conv)]
-    together = all(fits(each.conv, each.spec) and not each.spec.group_norm for each in convs)
+    if not all(made_of(each.conv, fits, each.spec) for each in convs):
+        return ResidualStream(layer, activated)
     alone = all(each.spec.kernel == 1 for each in convs[1:]) and convs[0].spec.outputs % LANES == 0
-    return (CompiledResidualStream if together and alone else ResidualStream)(layer, activated)
+    normed = any(each.spec.group_norm for each in convs)
+    return (CompiledResidualStream if alone and not normed else NormedResidualStream)(layer, activated)
 
 
 STREAMS: dict[type, Callable[[Any, bool], Callable[[Tensor, bool], Tensor]]] = {
