@@ -68,7 +68,7 @@ class Lender(Protocol):
 
 
 class Slots:
-    """So many pieces side by side in one static step; `decode.by_slots` says which, and when.
+    """So many pieces side by side in one static step; `queue.by_slots` says which, and when.
 
     All slots write at the same place of the step's ring, each at a position of its own. One that is empty goes on
     writing what nobody reads.
