@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import graph_pieces
 import pytest
 import tokenizers
 import torch
@@ -18,10 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 from hemiola.codec.config import EncodecConfig
 from hemiola.codec.encodec_torch import Encodec
-from hemiola.musicgen import checkpoint_torch
+from hemiola.musicgen import checkpoint_torch, static_torch
 from hemiola.musicgen.config import DecoderConfig, T5Config
 from hemiola.musicgen.decoder_torch import Decoder
+from hemiola.musicgen.graph_torch import GraphEngine
 from hemiola.musicgen.model import MusicgenModel
+from hemiola.musicgen.session_torch import Engine
 from hemiola.musicgen.t5_torch import T5Encoder
 
 WORDS = ["slow", "piano", "with", "rain", "calm", "bright", "drums", "and", "a", "bass", "line", "in", "minor"]
@@ -193,3 +196,29 @@ class Device:
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     """In the place of torch.cuda."""
     return Device(monkeypatch)
+
+
+@pytest.fixture
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such that a piece of a second crosses several, and a ring of places goes round."""
+    monkeypatch.setattr(static_torch, "BUCKET", 16)
+    monkeypatch.setattr(static_torch, "PLACES", 8)
+    monkeypatch.setattr(static_torch, "WORDS", 4)
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint_of: Callable[[DecoderConfig], Path]) -> dict[str, Path]:
+    """Of each kind of `graph_pieces`, a checkpoint."""
+    return {name: checkpoint_of(config) for name, config in graph_pieces.KINDS.items()}
+
+
+@pytest.fixture(scope="module")
+def usual(folders: dict[str, Path]) -> dict[str, MusicgenModel]:
+    """Models whose sessions take their own steps."""
+    return {name: graph_pieces.loaded(folder, Engine) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def ours(folders: dict[str, Path]) -> dict[str, MusicgenModel]:
+    """Models with static steps; they are shared, so that whatever is made finds what was left before."""
+    return {name: graph_pieces.loaded(folder, GraphEngine) for name, folder in folders.items()}

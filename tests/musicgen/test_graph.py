@@ -12,31 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graph_pieces import JOBS, PROMPT, SIZES, TUNE, fitting, loaded
 
 from hemiola.backend import choose
 from hemiola.bench.generate_torch import guided_logits
-from hemiola.musicgen import model as musicgen_model
 from hemiola.musicgen import static_torch
 from hemiola.musicgen.batch import NOISE_POSITIONS, Batch, Job, Noise
-from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.graph_torch import GraphEngine, GraphSession
 from hemiola.musicgen.model import MusicgenModel, engine_for
 from hemiola.musicgen.sampling import Sampling, draws, gumbels
 from hemiola.musicgen.session_torch import Engine
 from hemiola.musicgen.static_torch import StaticStep
 
-SIZES = DecoderConfig(64, 32, 2, 4, 48, initializer_factor=0.3)
-TUNE = np.eye(12, dtype=np.float32)[np.arange(7) % 12]
-PROMPT = np.random.default_rng(2).integers(64, size=(4, 6))
-JOBS = [
-    Job("slow piano with rain", 41, seed=1),
-    Job("calm", 13, seed=2, sampling=Sampling(top_k=5)),
-    Job(None, 30, seed=3, sampling=Sampling(top_k=None)),
-    Job("bright drums", 17, seed=4, sampling=Sampling(guidance=1, temperature=0)),
-    Job("", 9, seed=5, sampling=Sampling(guidance=7.5, top_k=None, top_p=0.7, temperature=1.4)),
-    Job("calm", 26, seed=2, variation=1, negative="drums bass"),
-    Job("slow bass", 70, seed=6, prompt=PROMPT),
-]
+pytestmark = pytest.mark.usefixtures("small_buckets")
+
 BATCHES = [
     JOBS,
     JOBS[:1],
@@ -48,54 +37,8 @@ BATCHES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such that a piece of a second crosses several."""
-    monkeypatch.setattr(static_torch, "BUCKET", 16)
-    monkeypatch.setattr(static_torch, "PLACES", 8)
-    monkeypatch.setattr(static_torch, "WORDS", 4)
-
-
-def loaded(folder: Path, engine: type[Engine], device: str = "cpu", dtype: str = "float32") -> MusicgenModel:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicgen_model, "engine_for", lambda config, choice: engine)
-        model = MusicgenModel.from_pretrained(folder, backend="torch", device=device, dtype=dtype)
-    assert type(model.engine) is engine
-    return model
-
-
-@pytest.fixture(scope="module")
-def folders(checkpoint_of: Callable[[DecoderConfig], Path]) -> dict[str, Path]:
-    kinds = {
-        "mono": SIZES,
-        "stereo": replace(SIZES, num_codebooks=8, audio_channels=2),
-        "melody": replace(SIZES, melody=MelodyConfig(chroma_length=7)),
-    }
-    return {name: checkpoint_of(config) for name, config in kinds.items()}
-
-
-@pytest.fixture(scope="module")
-def usual(folders: dict[str, Path]) -> dict[str, MusicgenModel]:
-    return {name: loaded(folder, Engine) for name, folder in folders.items()}
-
-
-@pytest.fixture(scope="module")
-def ours(folders: dict[str, Path]) -> dict[str, MusicgenModel]:
-    # They are shared, so that every batch but the first finds what another one left.
-    return {name: loaded(folder, GraphEngine) for name, folder in folders.items()}
-
-
 def tokens(model: MusicgenModel, *jobs: Job, block_frames: int | None = None) -> np.ndarray:
     return np.concatenate(list(model.tokens(jobs, block_frames=block_frames)), axis=-1)
-
-
-def fitting(kind: str, jobs: list[Job]) -> list[Job]:
-    """Prompts of as many codebooks as there are, and every other piece with a tune."""
-    if kind == "stereo":
-        jobs = [each if each.prompt is None else replace(each, prompt=np.tile(each.prompt, (2, 1))) for each in jobs]
-    if kind == "melody":
-        jobs = [replace(each, melody=None if index % 2 else TUNE) for index, each in enumerate(jobs)]
-    return jobs
 
 
 @pytest.mark.parametrize("jobs", BATCHES, ids=range(len(BATCHES)))

@@ -11,80 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graph_pieces import JOBS, KINDS, fitting, loaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemiola import MusicGen, Request
 from hemiola.errors import InputError, WeightsError
-from hemiola.musicgen import model as musicgen_model
-from hemiola.musicgen import queue, static_torch
+from hemiola.musicgen import queue
 from hemiola.musicgen.batch import Job
-from hemiola.musicgen.config import DecoderConfig, MelodyConfig
 from hemiola.musicgen.graph_torch import GraphEngine
 from hemiola.musicgen.model import MusicgenModel
 from hemiola.musicgen.sampling import Sampling
 from hemiola.musicgen.session_torch import Engine
 from hemiola.musicgen.static_torch import StaticStep
 
-SIZES = DecoderConfig(64, 32, 2, 4, 48, initializer_factor=0.3)
-KINDS = {
-    "mono": SIZES,
-    "stereo": replace(SIZES, num_codebooks=8, audio_channels=2),
-    "melody": replace(SIZES, melody=MelodyConfig(chroma_length=7)),
-}
-TUNE = np.eye(12, dtype=np.float32)[np.arange(7) % 12]
-PROMPT = np.random.default_rng(2).integers(64, size=(4, 6))
-JOBS = [
-    Job("slow piano with rain", 41, seed=1),
-    Job("calm", 13, seed=2, sampling=Sampling(top_k=5)),
-    Job(None, 30, seed=3, sampling=Sampling(top_k=None)),
-    Job("bright drums", 17, seed=4, sampling=Sampling(guidance=1, temperature=0)),
-    Job("", 9, seed=5, sampling=Sampling(guidance=7.5, top_k=None, top_p=0.7, temperature=1.4)),
-    Job("calm", 26, seed=2, variation=1, negative="drums bass"),
-    Job("slow bass", 70, seed=6, prompt=PROMPT, start=12),
-    Job("rain", 1, seed=7),
-    Job("piano in minor", 70, seed=8, prompt=PROMPT[:, :1]),
-    Job("calm", 22, seed=9),
-]
-
-
-@pytest.fixture(autouse=True)
-def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such that the ring, of 80 places, goes round several times."""
-    monkeypatch.setattr(static_torch, "BUCKET", 16)
-    monkeypatch.setattr(static_torch, "PLACES", 8)
-    monkeypatch.setattr(static_torch, "WORDS", 4)
-
-
-@pytest.fixture(scope="module")
-def folders(checkpoint_of: Callable[[DecoderConfig], Path]) -> dict[str, Path]:
-    return {name: checkpoint_of(config) for name, config in KINDS.items()}
-
-
-def loaded(folder: Path, engine: type[Engine], device: str = "cpu") -> MusicgenModel:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicgen_model, "engine_for", lambda config, choice: engine)
-        return MusicgenModel.from_pretrained(folder, backend="torch", device=device)
-
-
-@pytest.fixture(scope="module")
-def usual(folders: dict[str, Path]) -> dict[str, MusicgenModel]:
-    return {name: loaded(folder, Engine) for name, folder in folders.items()}
-
-
-@pytest.fixture(scope="module")
-def ours(folders: dict[str, Path]) -> dict[str, MusicgenModel]:
-    # They are shared, so that every queue but the first finds what another one left.
-    return {name: loaded(folder, GraphEngine) for name, folder in folders.items()}
-
-
-def fitting(kind: str, jobs: list[Job]) -> list[Job]:
-    """Prompts of as many codebooks as there are, and every other piece with a tune."""
-    if kind == "stereo":
-        return [each if each.prompt is None else replace(each, prompt=np.tile(each.prompt, (2, 1))) for each in jobs]
-    if kind == "melody":
-        return [replace(each, melody=None if index % 2 else TUNE) for index, each in enumerate(jobs)]
-    return jobs
+pytestmark = pytest.mark.usefixtures("small_buckets")  # the ring has 80 places
 
 
 def alone(model: MusicgenModel, job: Job) -> np.ndarray:
