@@ -12,6 +12,7 @@ from numba.extending import overload
 
 from hemiola.kernels.bytes_numba import LARGEST, ZERO
 from hemiola.kernels.compiling_numba import compiled
+from hemiola.kernels.memory import LINE
 from hemiola.kernels.rounding_numba import SMALLEST
 from hemiola.kernels.tile_numba import HALVES, WHOLES
 from hemiola.kernels.vectors_numba import LANES, fetched
@@ -140,3 +141,23 @@ def fetch_memory(memory: Any, layer: int, row: int, head: int, stop: int) -> Non
     size = min(end - begin, _BEGUN * LANES // inputs) * values.strides[1]
     for block in range(len(values)):
         fetched(values[block, begin].ctypes.data, size)
+    fetch_units(memory, layer, row, head, start, min(stop, start + _BEGUN * LANES))
+
+
+def fetch_units(memory: Any, layer: int, row: int, head: int, start: int, stop: int) -> None:
+    """Ask for what bytes of the places from `start` to `stop` stand for, where they are bytes."""
+    raise NotImplementedError
+
+
+@overload(fetch_units)
+def _fetch_units_of(memory: Any, layer: Any, row: Any, head: Any, start: Any, stop: Any) -> Any:
+    def nothing(memory: Any, layer: Any, row: Any, head: Any, start: Any, stop: Any) -> None:
+        pass
+
+    def of_bytes(memory: Any, layer: Any, row: Any, head: Any, start: Any, stop: Any) -> None:
+        keys, values = memory.key_units, memory.value_units
+        place = layer * keys.strides[0] + row * keys.strides[1] + head * keys.strides[2] + start * 4
+        fetched(keys.ctypes.data + place, (stop - start) * 4 + LINE)
+        fetched(values.ctypes.data + place, (stop - start) * 4 + LINE)
+
+    return of_bytes if held(memory) == SIXES else nothing
