@@ -143,9 +143,9 @@ class MusicGen:
         def following(number: int, codes: np.ndarray) -> Job | None:
             piece = pieces[number]
             piece.take(piece.window.start, codes)
-            return None if piece.is_whole else self._job(piece, piece.window)
+            return None if piece.is_whole else self._job(piece)
 
-        jobs = [self._job(piece, piece.window) for piece in pieces]
+        jobs = [self._job(piece) for piece in pieces]
         counted = _Counted(pieces, self.model.config.decoder.pattern.longest, progress)
         for number in self.model.queue(jobs, following, side_by_side, counted=counted, stop=stop):
             yield number, self._result(pieces[number])
@@ -182,14 +182,12 @@ class MusicGen:
     ) -> Iterator[None]:
         """Write pieces window by window, all that have a window left side by side; a turn after every block."""
         counted = _Counted(pieces, self.model.config.decoder.pattern.longest, progress)
-        for turn in range(max(len(piece.windows) for piece in pieces)):
-            live = [piece for piece in pieces if turn < len(piece.windows)]
-            jobs = [self._job(piece, piece.windows[turn]) for piece in live]
-            at = 0
+        while live := [piece for piece in pieces if not piece.is_whole]:
+            jobs, starts, at = [self._job(piece) for piece in live], [piece.window.start for piece in live], 0
             steps_of = Counting(jobs, counted)
             for block in self.model.tokens(jobs, block_frames=block_frames, progress=steps_of, stop=stop):
-                for piece, rows in zip(live, block):
-                    piece.take(piece.windows[turn].start + at, rows)
+                for piece, start, rows in zip(live, starts, block):
+                    piece.take(start + at, rows)
                 at += block.shape[-1]
                 yield
             if at < max(job.frames for job in jobs):
@@ -227,9 +225,9 @@ class MusicGen:
             raise InputError(f"the clip holds {clip.length} samples, less than a frame: go on from a longer one")
         return self.model.encode(clip.samples)[:, :frames]
 
-    def _job(self, piece: _Piece, window: Window) -> Job:
-        """What the model is to write of a piece in one window."""
-        request, melody = piece.request, None
+    def _job(self, piece: _Piece) -> Job:
+        """What the model is to write of a piece next."""
+        request, window, melody = piece.request, piece.window, None
         if piece.melody is not None:
             melody = self.model.melody(piece.melody, self.timebase.samples_of(window.start))
         return Job(

@@ -201,6 +201,7 @@ BAD = [
     (["\udcff"], 2, "not text in UTF-8"),
     *((["x", "--seed", each], 2, "seed") for each in ("-1", str(2**64), "1.5", "abc")),
     *((["x", "--count", each], 2, "--count") for each in ("0", "-1", "1001", "two")),
+    *((["x", "--side-by-side", each], 2, "--side-by-side") for each in ("0", "-1", "257", "two")),
     (["x", "--top-k", "-1"], 2, "top_k must be"),
     *((["x", "--top-p", each], 2, "top_p must be") for each in ("0", "1.1", "nan")),
     *((["x", "--temperature", each], 2, "temperature must be") for each in ("-1", "nan", "inf", "1e-9")),

@@ -120,6 +120,7 @@ def test_a_machine_that_cannot_play_says_what_is_missing(
         (["--stream", "--block", "soon"], "--block: not a duration"),
         (["--stream", "--block", "0"], "--block must be above 0 s, not 0"),
         (["--stream", "--fade-out", "0.1"], "leave out --sample-rate, --fade-in"),
+        (["--stream", "--side-by-side", "2"], "made one after another: leave out --side-by-side"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused_at_once(

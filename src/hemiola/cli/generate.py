@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hemiola.request import Request
     from hemiola.weights.hub import Checkpoint
 
+SIDE_BY_SIDE = 4  # memory stays modest
 MACHINE = {"backend": "auto", "device": "auto", "dtype": "float32"}
 
 
@@ -49,7 +50,9 @@ def generate(
     device: Annotated[str | None, Option(help="cpu, cuda, mps or gpu. [default: auto]")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16, float16, int8, auto. [default: float32]")] = None,
     quantize: Annotated[int | None, Option(help="Bits of the matrices: 8, on mlx also 4. [default: off]")] = None,
-    side_by_side: Annotated[int, Option(min=1, max=256, help="Pieces written at once; more take more memory.")] = 4,
+    side_by_side: Annotated[
+        int | None, Option(min=1, max=256, help="Pieces written at once; more take more memory. [default: 4]")
+    ] = None,
     sample_rate: results.SampleRate = None,
     fade_in: results.FadeIn = None,
     fade_out: results.FadeOut = None,
@@ -83,6 +86,8 @@ def generate(
     flow = streaming.Flow(block, play) if stream or play or is_pipe else None
     if flow is not None:
         flow.check(output, places, len(requests), finish)
+        if side_by_side is not None:
+            raise InputError("pieces of a stream are made one after another: leave out --side-by-side")
     machine = _given(backend=backend, device=device, dtype=dtype, quantize=quantize)
     studio = _load(model, machine, record, allow_pickle)
     requests = [studio.music.settled(request) for request in requests]
@@ -90,7 +95,7 @@ def generate(
     is_again = record is not None and not settings and model is None and count == 1
     expected = record if is_again else None
     if flow is None:
-        _make(requests, places, studio, finish, expected, side_by_side)
+        _make(requests, places, studio, finish, expected, side_by_side or SIDE_BY_SIDE)
     else:
         told = partial(_told, studio=studio, finish=finish)
         streaming.make(requests, places, studio.music, expected, flow, told)

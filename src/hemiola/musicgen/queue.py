@@ -41,12 +41,13 @@ def by_slots(
     held: dict[int, int] = {}
     empty = list(range(count))[::-1]
     while waiting or held:
+        # Before anybody is admitted: to read a prompt takes a step.
+        if stop is not None and stop():
+            return
         while waiting and empty:
             slot = empty.pop()
             held[slot], job = waiting.popleft()
             counted(slots.admit(slot, held[slot], job))
-        if stop is not None and stop():
-            return
         steps, through = slots.advance()
         counted(steps * len(held))
         for slot in through:
