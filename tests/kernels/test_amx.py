@@ -9,11 +9,10 @@ import pytest
 
 pytest.importorskip("numba")
 
-from hemiola.kernels import compiling_numba
+from hemiola.kernels import compiling_numba, rows_numba
 from hemiola.kernels.compiling_numba import compiled, tiles_granted
 from hemiola.kernels.memory import lined
 from hemiola.kernels.sixes_numba import GROUP, LINES, OUTPUTS
-from hemiola.musicgen import products_numba
 
 needs_tiles = pytest.mark.skipif(not tiles_granted(), reason="no AMX")
 
@@ -52,7 +51,7 @@ def test_tiles_make_the_sums_of_whole_numbers_and_what_vectors_make(rows: int, d
     packed, given, numbers = drawn(rows, depth, bundles=3)
     units, steps = np.full(3 * OUTPUTS, 0.5, np.float32), np.linspace(1, 2, rows, dtype=np.float32)
     made = []
-    for way in (products_numba._by_tiles, products_numba._by_vectors):
+    for way in (rows_numba.by_tiles, rows_numba.by_vectors):
         out = np.ones((rows, 3 * OUTPUTS), np.float32)
         compiled(way)(packed.ctypes.data, packed[0].nbytes, 1, 3, units, given, steps, out, True)
         made.append(out)
